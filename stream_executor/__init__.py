@@ -1,0 +1,1 @@
+"""Run signed WebAssembly requests from Kafka and answer each exactly once."""

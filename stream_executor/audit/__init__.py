@@ -1,0 +1,1 @@
+"""Keep a signed, tamper-evident record of every outcome."""

@@ -1,0 +1,1 @@
+"""Decide whether a request may run."""

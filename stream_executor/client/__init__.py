@@ -1,0 +1,1 @@
+"""Ask for executions and read their results from Python."""

@@ -1,0 +1,1 @@
+"""Talk to Kafka; the only room that imports aiokafka."""

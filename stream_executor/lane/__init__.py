@@ -1,0 +1,1 @@
+"""Drive one partition: decide, run, commit."""

@@ -1,0 +1,1 @@
+"""Run a guest with no permissions and hard limits."""
