@@ -1,0 +1,91 @@
+# Everything a developer types. `make help` prints the list; `make ci` is what CI runs.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What pip does not bring: kcat, a third Kafka client, and jq, for the README's lines.
+SYSTEM_PARTS := kcat jq
+T ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo dev test test-unit test-integration test-acceptance lint fmt \
+  types bench check-docs ci system-parts missing-parts lock clean
+
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | \
+	  awk -F ':.*## ' '{ printf "  make %-18s %s\n", $$1, $$2 }'
+
+venv: $(VENV)/.stamp ## Create .venv from the lock (all others do it when needed)
+
+# The stamp is younger than the lock when .venv holds what the lock says.
+$(VENV)/.stamp: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed; name it: make PYTHON=python3.12' >&2; exit 4; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'This Python has no venv. On Debian: apt-get install python3-venv' >&2; exit 4; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: venv ## Show everything once on an embedded Kafka, then exit
+	$(BIN)/wasm-executor demo
+
+dev: venv ## Start everything on an embedded Kafka and stay up
+	$(BIN)/wasm-executor dev
+
+test: venv missing-parts ## Run all tests, or one thing: make test T=tests/unit/wire
+	$(BIN)/pytest $(if $(T),--exitfirst $(T),)
+
+test-unit: venv ## Run the fast tests (no sockets, no broker)
+	$(BIN)/pytest tests/unit $(if $(wildcard tests/property),tests/property,)
+
+test-integration: venv ## Run the tests on a real Apache Kafka
+	$(BIN)/pytest tests/integration $(if $(wildcard tests/fault),tests/fault,)
+
+test-acceptance: venv missing-parts ## Run the tests of the installed command
+	$(BIN)/pytest tests/acceptance
+
+lint: venv ## Lint, formatting, types and the import law
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: venv ## Format, and mend what can be mended by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: venv ## Types only
+	$(BIN)/mypy
+
+bench: venv ## Run the benchmarks
+	$(BIN)/wasm-executor bench
+
+check-docs: venv ## Compare the documents with the code
+	$(BIN)/pytest tests/docs
+
+ci: ## What CI runs
+	.ci/run
+
+system-parts: ## Install the system packages (as root, with apt)
+	@missing=$$(for part in $(SYSTEM_PARTS); do command -v $$part >/dev/null || echo $$part; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "Install with this system's package manager:" $$missing >&2; exit 0; fi; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
+missing-parts:
+	@for part in $(SYSTEM_PARTS); do command -v $$part >/dev/null || \
+	  echo "Not installed: $$part (make system-parts). Tests that use it will fail." >&2; done
+
+lock: venv ## Resolve the dependencies anew; read the difference before committing
+	$(PYTHON) -m venv --clear $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
+	$(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	  --extra dev --group test --group lint --group build -o requirements.lock pyproject.toml
+	$(BIN)/python tools/lock_kafka_jars.py
+
+clean: ## Remove what the targets made (the downloaded Kafka stays in ~/.cache)
+	rm -rf $(VENV) build dist .coverage* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
