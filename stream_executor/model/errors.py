@@ -1,0 +1,67 @@
+"""Exceptions, split by whose fault it is and whether trying again can help.
+
+A bad request is never an exception: it is a refusal, which is a value. Nothing
+here is raised for what a requester sent.
+"""
+
+from __future__ import annotations
+
+
+class ExecutorError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+    retryable: bool = False
+
+
+class ConfigError(ExecutorError):
+    """The configuration is wrong; stop at start (exit code 4)."""
+
+
+class MisuseError(ExecutorError):
+    """A function was called out of order: our bug, never the requester's."""
+
+
+class MalformedError(ExecutorError):
+    """Bytes from outside do not have the promised form; a parser's only error."""
+
+
+class TransientError(ExecutorError):
+    """The world failed for now (broker away, timeout); trying again can help."""
+
+    retryable = True
+
+
+class UnavailableError(TransientError):
+    """Could not tell: what is needed to decide cannot be reached (exit code 3)."""
+
+
+class IntegrityError(ExecutorError):
+    """The audit log, control log or a seal is not what it must be.
+
+    The lane halts and stays halted: this is never retried, and only a signed
+    resume record lifts it.
+    """
+
+
+class FencedError(ExecutorError):
+    """Another writer has taken this lane's transactional id: stop, do not re-fence.
+
+    A new assignment (or a session timeout plus jitter while still assigned) comes
+    first; two owners that re-fence at once would fight for ever.
+    """
+
+
+class IndefiniteError(TransientError):
+    """A broker request may or may not have taken effect: discard, fence, re-read."""
+
+
+class BrokerRefusedError(ExecutorError):
+    """The broker will refuse the same request every time.
+
+    Attributes:
+        reason: ``too_large``, ``not_authorised``, ``unknown_topic`` or ``other``.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
