@@ -1,0 +1,169 @@
+"""What the HTTP port and ``wasm-executor status`` show, as values, and two verdicts.
+
+Workers send ``LaneStatus`` rows; the supervisor adds what it knows of the processes.
+The verdicts are pure: the same status gives the same answer. Not here: counting
+(``http.tally``) and rendering (``http.app``).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class LaneState(StrEnum):
+    """What a lane does now; closed, it labels a metric.
+
+    ACQUIRING fences and recovers. WAITING has recovered and waits for the control
+    and module views, or for a control view that is confirmed again. RUNNING and
+    SUSPICIOUS (one request at a time) work. BLOCKED met a permanent refusal of the
+    broker and tries again later. HALTED waits for the operator's resume. RELEASING
+    drains.
+    """
+
+    ACQUIRING = "acquiring"
+    WAITING = "waiting"
+    RUNNING = "running"
+    SUSPICIOUS = "suspicious"
+    BLOCKED = "blocked"
+    HALTED = "halted"
+    RELEASING = "releasing"
+
+
+# Nobody is needed for these: they work, or will by themselves.
+ABLE = frozenset(LaneState) - {LaneState.BLOCKED, LaneState.HALTED}
+
+
+class LaneStatus(msgspec.Struct, frozen=True):
+    """One lane.
+
+    Attributes:
+        reason: why it is not running, in words; empty while it runs.
+        next: the first offset not answered, -1 before recovery.
+        end: the partition's end offset as last seen, -1 if unknown.
+        term: the lane's term, 0 before acquisition.
+        in_flight: requests admitted and not yet committed.
+    """
+
+    partition: int
+    state: LaneState
+    reason: str = ""
+    next: int = -1
+    end: int = -1
+    term: int = 0
+    in_flight: int = 0
+
+    @property
+    def lag(self) -> int:
+        """Offsets not yet answered (0 while unknown); transaction markers count."""
+        return max(0, self.end - self.next) if self.next >= 0 else 0
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """One worker slot as the supervisor sees it.
+
+    Attributes:
+        pid: None while the slot waits for its next start.
+        reporting: it has sent a report since it started.
+        ready: it is a member of the group and its views are read to their ends.
+        audit_writable: False while the audit topic takes no transaction from it.
+        note: what it waits for, or why it ended last, in words.
+        restarts: how often the slot was started anew.
+        hardening: what was applied to its sandbox children.
+    """
+
+    slot: int
+    instance: str
+    pid: int | None = None
+    reporting: bool = False
+    ready: bool = False
+    audit_writable: bool = True
+    note: str = ""
+    restarts: int = 0
+    engine: str = ""
+    hardening: tuple[str, ...] = ()
+    lanes: tuple[LaneStatus, ...] = ()
+
+
+class ServiceStatus(msgspec.Struct, frozen=True):
+    """The whole instance at one moment."""
+
+    version: str
+    instance: str
+    started_ms: int
+    draining: bool
+    workers: tuple[WorkerStatus, ...]
+
+    @property
+    def lanes(self) -> list[LaneStatus]:
+        """Every lane of this instance, by partition."""
+        lanes = (lane for worker in self.workers for lane in worker.lanes)
+        return sorted(lanes, key=lambda lane: lane.partition)
+
+    @property
+    def engine(self) -> str:
+        """The engine's identity, empty until a worker has reported it."""
+        return next((w.engine for w in self.workers if w.engine), "")
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """An answer to a probe.
+
+    Attributes:
+        ok: 200, else 503.
+        reasons: why not; may name trouble although ``ok`` (a halted lane).
+    """
+
+    ok: bool
+    reasons: tuple[str, ...] = ()
+
+
+def judge_health(status: ServiceStatus) -> Verdict:
+    """Tell whether this instance is of any use.
+
+    Not ok only if no worker can work, no lane can, or the audit cannot be written:
+    one bad lane must not restart an instance whose other lanes work. A worker without
+    lanes is a healthy stand-by. Draining is healthy.
+    """
+    reporting = [worker for worker in status.workers if worker.reporting]
+    reasons = [
+        f"worker {worker.instance}: {worker.note or 'has not reported yet'}"
+        for worker in status.workers
+        if not worker.reporting
+    ]
+    unwritable = [worker for worker in reporting if not worker.audit_writable]
+    reasons += [
+        f"worker {worker.instance}: the audit topic cannot be written"
+        + (f": {worker.note}" if worker.note else "")
+        for worker in unwritable
+    ]
+    disabled = [lane for lane in status.lanes if lane.state not in ABLE]
+    reasons += [
+        f"lane {lane.partition} is {lane.state}: {lane.reason or 'no reason given'}"
+        for lane in disabled
+    ]
+    useful = [
+        worker
+        for worker in reporting
+        if worker.audit_writable
+        and (not worker.lanes or any(lane.state in ABLE for lane in worker.lanes))
+    ]
+    lanes_but_none_able = bool(status.lanes) and len(disabled) == len(status.lanes)
+    return Verdict(bool(useful) and not lanes_but_none_able, tuple(reasons))
+
+
+def judge_readiness(status: ServiceStatus) -> Verdict:
+    """Tell whether a rolling restart may go on to the next instance.
+
+    Ready when every worker reports, is a member of the group and has read its views;
+    never while draining.
+    """
+    if status.draining:
+        return Verdict(ok=False, reasons=("draining",))
+    reasons = tuple(
+        f"worker {worker.instance}: {worker.note or 'not ready yet'}"
+        for worker in status.workers
+        if not (worker.reporting and worker.ready)
+    )
+    return Verdict(not reasons, reasons)
