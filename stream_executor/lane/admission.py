@@ -1,0 +1,338 @@
+"""May this record run? The pure decision, one record at a time, in offset order.
+
+Record bytes and context in, ``Admitted`` or ``Refused`` out. The order of checks is
+part of the contract (docs/wire-format.md): malformed token, unknown key, signature,
+audience, binding, time, replay, revoked or denied, role, shape, module, policy. The
+first that fails names the code. Only the replay window and the lane's clock change
+here; both belong to this lane alone.
+
+Not here: fetching, waiting for the control view, running.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import msgspec
+
+from stream_executor.audit.digests import (
+    BODY_TAG,
+    Salter,
+    content_digest,
+    guest_seed,
+)
+from stream_executor.auth.deny import DenyList
+from stream_executor.auth.keys import KeySet
+from stream_executor.auth.policy import Policy, PolicyGrant
+from stream_executor.auth.replay import ReplayWindow, SpendOutcome
+from stream_executor.auth.token import (
+    Place,
+    Refusal,
+    TokenProfile,
+    VerifiedToken,
+    authorize,
+    verify_token,
+)
+from stream_executor.lane.entries import NO_HEADERS, Admitted, Refused
+from stream_executor.model.audit import ContextDigests, Principal
+from stream_executor.model.codes import CODES, Code
+from stream_executor.model.errors import IntegrityError, MalformedError
+from stream_executor.model.job import InvocationKind, Job, Limits, WasiInput
+from stream_executor.model.record import LOG_APPEND_TIME, Headers, Record
+from stream_executor.model.request import (
+    Bytes,
+    Call,
+    ExecutionRequest,
+    InlineModule,
+    Invocation,
+    ModuleName,
+)
+from stream_executor.modules.view import ControlView, PublishedModule
+from stream_executor.wire.requests import (
+    ModuleTooLargeError,
+    decode_request,
+    request_id_of,
+)
+
+MAX_CLOCK_LEAD_MS = 60_000
+# Copied from request to result, for tracing and request-reply clients.
+CARRIED_HEADERS = frozenset(
+    {"traceparent", "tracestate", "correlation-id", "kafka_correlationId"}
+)
+MAX_CARRIED_BYTES = 1024
+
+
+class Ceilings(msgspec.Struct, frozen=True):
+    """What every module may use unless an Administrator granted it more."""
+
+    limits: Limits
+    max_module_bytes: int
+    output_bytes: int
+
+
+class AdmissionContext(msgspec.Struct, frozen=True):
+    """Everything outside the record that a decision rests on; replaced as a whole.
+
+    ``digests`` name it in the audit log; a change of any of them becomes a
+    ``context`` leaf before the first request that was decided under it.
+    """
+
+    keys: KeySet
+    profile: TokenProfile
+    policy: Policy
+    deny: DenyList
+    view: ControlView
+    ceilings: Ceilings
+    digests: ContextDigests
+
+
+class Verified(msgspec.Struct, frozen=True, gc=False):
+    """A request that passed every check but its module is yet to be found."""
+
+    offset: int
+    timestamp: int
+    lane_time: int
+    decided_ms: int
+    token: VerifiedToken
+    request: ExecutionRequest
+    value: bytes
+    salt: bytes
+    body_digest: bytes
+    headers: list[tuple[str, bytes]]
+
+
+class Admission:
+    """One lane's decisions.
+
+    Args:
+        place: topic and partition that tokens must be bound to.
+        salter: of this lane's log.
+        window: the lane's replay window, rebuilt from its seals.
+        lane_time: running maximum of LogAppendTime so far (ms).
+    """
+
+    def __init__(
+        self, place: Place, salter: Salter, window: ReplayWindow, lane_time: int
+    ) -> None:
+        self.place = place
+        self.salter = salter
+        self.window = window
+        self.lane_time = lane_time
+
+    def verify(
+        self, record: Record, context: AdmissionContext, now_ms: int
+    ) -> Verified | Refused:
+        """Decide everything about one record but its module.
+
+        Raises:
+            IntegrityError: the record's time is not the broker's, or ahead of us by
+                more than ``MAX_CLOCK_LEAD_MS``: the lane halts, nobody is refused.
+        """
+        offset, timestamp = record.offset, record.timestamp
+        self._advance(offset, timestamp, record.timestamp_type, now_ms)
+        value = record.value or b""
+        salt = self.salter.salt(offset)
+        digest = content_digest(BODY_TAG, salt, value)
+        token = verify_token(
+            record.headers, value, self.place, self.lane_time, context.keys,
+            context.profile,
+        )  # fmt: skip
+        if type(token) is Refusal:
+            return self._refused_token(record, token, salt, digest, now_ms)
+        code, message, spent = self._authorize(token, context)
+        request: ExecutionRequest | None = None
+        if code is None:
+            try:
+                request = decode_request(value)
+            except ModuleTooLargeError as error:
+                code, message = Code.MODULE_TOO_LARGE, str(error)
+            except MalformedError as error:
+                code, message = Code.INVALID_REQUEST, str(error)
+            else:
+                if request.not_after_ms is not None and request.not_after_ms < now_ms:
+                    code = Code.NOT_AFTER_PASSED
+                    message = f"not_after_ms {request.not_after_ms} has passed"
+        headers = carried(record.headers)
+        if code is None and request is not None:
+            return Verified(
+                offset, timestamp, self.lane_time, now_ms, token, request, value,
+                salt, digest, headers,
+            )  # fmt: skip
+        return Refused(
+            offset, timestamp, self.lane_time, now_ms, code or Code.INTERNAL, message,
+            salt, digest,
+            request_id_of(value) if request is None else request.request_id,
+            token.principal, spent, len(value), headers,
+        )  # fmt: skip
+
+    def place_module(
+        self, verified: Verified, context: AdmissionContext, *, view_confirmed: bool
+    ) -> Admitted | Refused | None:
+        """Find the module and the limits; the last decision.
+
+        Returns:
+            None if the module is unknown and the control view may be behind: ask
+            again with ``view_confirmed`` once it has passed the topic's end.
+        """
+        request, ceilings = verified.request, context.ceilings
+        ref = request.module
+        grant: Limits | None = None
+        name: str | None = None
+        if type(ref) is InlineModule:
+            s256 = sha256(ref.bytes).digest()
+        else:
+            published = context.view.resolve(ref)
+            if published is None and not view_confirmed:
+                return None
+            if published is None or published.revoked:
+                message = "no such published module"
+                return _refuse(verified, Code.MODULE_NOT_FOUND, message)
+            if published.grant is None and (
+                published.size_bytes > ceilings.max_module_bytes
+            ):
+                message = f"the module has {published.size_bytes} bytes"
+                return _refuse(verified, Code.MODULE_TOO_LARGE, message)
+            s256, grant = published.s256, published.grant
+            name = str(ref) if type(ref) is ModuleName else _name_of(published)
+        if s256 in context.view.denied.modules:
+            return _refuse(verified, Code.DENIED_BY_POLICY, "the module is denied")
+        function = _function_of(request.invocation)
+        allowed = context.policy.decide(verified.token.principal, name, s256, function)
+        if type(allowed) is not PolicyGrant:
+            return _refuse(verified, Code.DENIED_BY_POLICY, "not in the policy")
+        limits = effective_limits(grant or ceilings.limits, request, allowed)
+        return Admitted(
+            verified.offset, verified.timestamp, verified.lane_time,
+            verified.decided_ms, request.request_id, verified.token.principal, name,
+            job_of(request, s256, limits, ceilings.output_bytes, verified),
+            verified.salt, verified.body_digest, 2 * len(verified.value) + 512,
+            verified.headers, type(ref) is InlineModule,
+        )  # fmt: skip
+
+    def _advance(self, offset: int, timestamp: int, kind: int, now_ms: int) -> None:
+        if kind != LOG_APPEND_TIME:
+            message = (
+                f"the record at offset {offset} carries its producer's time, not the "
+                "broker's: set message.timestamp.type=LogAppendTime on the topic"
+            )
+            raise IntegrityError(message)
+        if timestamp > now_ms + MAX_CLOCK_LEAD_MS:
+            message = (
+                f"the record at offset {offset} was appended at {timestamp}, more than "
+                f"{MAX_CLOCK_LEAD_MS} ms ahead of this worker's clock {now_ms}: "
+                "compare the clocks of broker and worker"
+            )
+            raise IntegrityError(message)
+        self.lane_time = max(self.lane_time, timestamp)
+
+    def _authorize(
+        self, token: VerifiedToken, context: AdmissionContext
+    ) -> tuple[Code | None, str, bool]:
+        """Replay, revocation, role: in this order. Gives (code, message, spent)."""
+        outcome = self.window.spend(token.principal.jti_hash)
+        if outcome is SpendOutcome.REPLAYED:
+            return Code.AUTH_REPLAYED, "this jti was already spent", False
+        if outcome is SpendOutcome.FULL:
+            return Code.RATE_LIMITED, "the replay budget is full", False
+        code = context.deny.decide(token) or authorize(token)
+        return code, "" if code is None else CODES[code].meaning, True
+
+    def _refused_token(
+        self, record: Record, refusal: Refusal, salt: bytes, digest: bytes, now_ms: int
+    ) -> Refused:
+        principal, value = refusal.principal, record.value or b""
+        return Refused(
+            record.offset, record.timestamp, self.lane_time, now_ms,
+            refusal.code, CODES[refusal.code].meaning, salt, digest,
+            None if principal is None else request_id_of(value),
+            principal, False, len(value),
+            carried(record.headers) if principal is not None else NO_HEADERS,
+        )  # fmt: skip
+
+
+def effective_limits(
+    ceiling: Limits, request: ExecutionRequest, policy: PolicyGrant
+) -> Limits:
+    """Give the lowest of ceiling, request and policy, each limit for itself."""
+    asked, allowed = request.limits, policy.limits
+    if asked is None and allowed is None:
+        return ceiling
+    return Limits(
+        *(
+            min(
+                limit
+                for limit in (
+                    getattr(ceiling, name),
+                    None if asked is None else getattr(asked, name),
+                    None if allowed is None else getattr(allowed, name),
+                )
+                if limit is not None
+            )
+            for name in ("fuel_units", "memory_bytes", "deadline_ms")
+        )
+    )
+
+
+def job_of(
+    request: ExecutionRequest,
+    module_s256: bytes,
+    limits: Limits,
+    output_bytes: int,
+    verified: Verified,
+) -> Job:
+    """Give the sandbox's job for a request; the same for a re-execution."""
+    invocation = request.invocation
+    if type(invocation) is Call:
+        kind, function, payload = InvocationKind.CALL, invocation.function, invocation.args  # noqa: E501
+        wasi = None
+    elif type(invocation) is Bytes:
+        kind, function, payload, wasi = InvocationKind.BYTES, "run", invocation.input, None  # noqa: E501
+    else:
+        kind, function, payload = InvocationKind.WASI, "_start", invocation.stdin
+        wasi = WasiInput(invocation.args, invocation.env, invocation.files)
+    return Job(
+        module_s256, kind, function, payload, limits, output_bytes,
+        verified.lane_time, guest_seed(module_s256, verified.value), wasi,
+    )  # fmt: skip
+
+
+def carried(headers: Headers) -> list[tuple[str, bytes]]:
+    """Give the headers that go on to the result, at most 1 KiB of them."""
+    if len(headers) == 1:  # only the token, which is the common case
+        return NO_HEADERS
+    kept, size = [], 0
+    for name, value in headers:
+        if name in CARRIED_HEADERS and value is not None:
+            size += len(name) + len(value)
+            if size > MAX_CARRIED_BYTES:
+                break
+            kept.append((name, value))
+    return kept
+
+
+def _function_of(invocation: Invocation) -> str:
+    if type(invocation) is Call:
+        return invocation.function
+    return "run" if type(invocation) is Bytes else "_start"
+
+
+def _name_of(published: PublishedModule) -> str | None:
+    return published.name
+
+
+def _refuse(verified: Verified, code: Code, message: str) -> Refused:
+    return Refused(
+        verified.offset, verified.timestamp, verified.lane_time, verified.decided_ms,
+        code, message, verified.salt, verified.body_digest,
+        verified.request.request_id, verified.token.principal, True,
+        len(verified.value), verified.headers,
+    )  # fmt: skip
+
+
+__all__ = [
+    "Admission",
+    "AdmissionContext",
+    "Ceilings",
+    "Principal",
+    "Verified",
+]

@@ -1,0 +1,425 @@
+"""What a finished stretch of a lane becomes: results, leaves, a seal. Pure.
+
+Same head, entries and reports: same bytes. A refusal takes the same way through the
+audit as a run. The shell publishes what ``conclude`` gives and decides nothing.
+
+Order inside one transaction: for each entry its result, then its event; a context
+change before the first event decided under it; the seal last.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stream_executor.audit.chain import leaf_hash
+from stream_executor.audit.digests import INPUT_TAG, OUTPUT_TAG, content_digest
+from stream_executor.audit.signing import signed
+from stream_executor.lane.entries import (
+    NO_HEADERS,
+    Admitted,
+    ContextChange,
+    Entry,
+    Gap,
+    Refused,
+)
+from stream_executor.lane.head import LaneHead, SpentSeal
+from stream_executor.model.audit import (
+    ZERO32,
+    Certificate,
+    Context,
+    LaneAcquired,
+    LaneReleased,
+    RequestExecuted,
+    RequestRefused,
+    Seal,
+)
+from stream_executor.model.codes import CODES, Code, Status
+from stream_executor.model.errors import MisuseError
+from stream_executor.model.job import InvocationKind, Job, Report
+from stream_executor.model.record import Range
+from stream_executor.model.result import ExecutionResult
+from stream_executor.wire.avro import CODECS, encode
+
+STATUS_OF: dict[str | None, str] = {
+    None: Status.SUCCEEDED.value,
+    **{code.value: entry.status.value for code, entry in CODES.items()},
+}
+# Adjacent refusals of one of these codes, without any valid token, share an answer.
+SHARED_PREFIX = "auth_"
+DURATION_BUCKETS_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1,
+    0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+_DURATION_BUCKETS_US = tuple(int(s * 1_000_000) for s in DURATION_BUCKETS_S)
+
+_encode_executed = CODECS[RequestExecuted].encode
+_encode_refused = CODECS[RequestRefused].encode
+OutRecord = tuple[bytes, list[tuple[str, bytes]]]
+
+
+class LaneIdentity(msgspec.Struct, frozen=True):
+    """What stays the same for a lane while one worker owns it.
+
+    Attributes:
+        topic, partition: the requests partition.
+        log_id: of the audit partition.
+        term: this ownership.
+        certificate: of the process key.
+        engine: native engine identity.
+        encode_result: the deployment's result encoding.
+        max_result_bytes: most bytes of one encoded result.
+    """
+
+    topic: str
+    partition: int
+    log_id: bytes
+    term: int
+    certificate: Certificate
+    engine: str
+    encode_result: Callable[[ExecutionResult], bytes]
+    max_result_bytes: int
+
+
+class Tally(msgspec.Struct):
+    """What a transaction adds to the counters, once it is committed."""
+
+    by_code: dict[str, int] = msgspec.field(default_factory=dict)
+    executed: int = 0
+    executed_failed: int = 0
+    authenticated: int = 0
+    auth_failed: int = 0
+    fuel_units: int = 0
+    duration_us: int = 0
+    durations: list[int] = msgspec.field(
+        default_factory=lambda: [0] * (len(DURATION_BUCKETS_S) + 1)
+    )
+
+
+class Transaction(msgspec.Struct, frozen=True):
+    """The effects of one commit, as values.
+
+    Attributes:
+        results: values and headers for the results topic.
+        audit: leaves for the audit topic; the last one is the seal.
+        head: the lane's head once this is committed.
+        tally: what to count once this is committed.
+    """
+
+    results: list[OutRecord]
+    audit: list[bytes]
+    head: LaneHead
+    tally: Tally
+
+
+def conclude(
+    identity: LaneIdentity,
+    key: Ed25519PrivateKey,
+    head: LaneHead,
+    entries: Sequence[Entry],
+    reports: Sequence[Report],
+    opening: LaneAcquired | None = None,
+    closing: str | None = None,
+) -> Transaction:
+    """Turn the finished prefix into one transaction.
+
+    Args:
+        identity: the lane's constants.
+        key: the process key that signs the seal.
+        head: where the lane stands.
+        entries, reports: the prefix, in offset order, one report an entry.
+        opening: the lane.acquired leaf that begins a term (its seq and prev are set
+            here).
+        closing: reason of a lane.released leaf that ends the term.
+
+    Cost: O(entries); one Ed25519 signature.
+    """
+    writer = _Writer(identity, head)
+    if opening is not None:
+        context_seq = writer.seq
+        writer.leaf(
+            encode(
+                msgspec.structs.replace(opening, seq=writer.seq, prev=writer.prev)
+            )
+        )
+        writer.context_seq = context_seq
+        writer.control_offset = opening.control_offset
+    at, count = 0, len(entries)
+    while at < count:
+        entry = entries[at]
+        kind = type(entry)
+        if kind is Admitted:
+            writer.executed(entry, reports[at])  # type: ignore[arg-type]
+            at += 1
+        elif kind is Refused:
+            end = _shared_until(entries, at)
+            writer.refused(entry, entries[end - 1], end - at)  # type: ignore[arg-type]
+            at = end
+        elif kind is Gap:
+            writer.gap(entry)  # type: ignore[arg-type]
+            at += 1
+        else:
+            writer.context(entry)  # type: ignore[arg-type]
+            at += 1
+    if closing is not None:
+        writer.leaf(
+            encode(
+                LaneReleased(
+                    writer.seq, writer.prev, identity.term, writer.next, closing
+                )
+            )
+        )
+    return writer.sealed(key)
+
+
+def input_of(job: Job) -> bytes:
+    """Give the content that ``input_digest`` covers.
+
+    The payload of a call or bytes invocation; for a command its arguments,
+    environment, files and standard input, each as u32be length and bytes, each list
+    preceded by its u32be count.
+    """
+    if job.wasi is None:
+        return job.payload
+    parts: list[bytes] = []
+    pairs = [p for pair in job.wasi.env for p in pair]
+    texts = (job.wasi.args, tuple(pairs))
+    for group in texts:
+        parts.append(len(group).to_bytes(4, "big"))
+        parts += [_sized(text.encode()) for text in group]
+    parts.append(len(job.wasi.files).to_bytes(4, "big"))
+    for path, content in job.wasi.files:
+        parts += [_sized(path.encode()), _sized(content)]
+    parts.append(_sized(job.payload))
+    return b"".join(parts)
+
+
+def output_of(kind: int, report: Report) -> bytes:
+    """Give the content that ``output_digest`` covers; reproducible, so no times.
+
+    The output of a call or bytes invocation; for a command stdout and stderr, each
+    as u32be length and bytes, then the exit code as i32be (-1 without one).
+    """
+    if kind != InvocationKind.WASI:
+        return report.output
+    code = -1 if report.exit_code is None else report.exit_code & 0x7FFFFFFF
+    return (
+        _sized(report.output)
+        + _sized(report.stderr)
+        + code.to_bytes(4, "big", signed=True)
+    )
+
+
+def _sized(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def _shared_until(entries: Sequence[Entry], at: int) -> int:
+    """Give the end of the run of refusals that share the answer of ``entries[at]``."""
+    first = entries[at]
+    end = at + 1
+    if type(first) is not Refused:
+        raise MisuseError
+    if first.principal is not None or not first.code.startswith(SHARED_PREFIX):
+        return end
+    while end < len(entries):
+        entry = entries[end]
+        if (
+            type(entry) is not Refused
+            or entry.principal is not None
+            or entry.code != first.code
+            or entry.offset != first.offset + (end - at)
+        ):
+            break
+        end += 1
+    return end
+
+
+class _Writer:
+    """Builds one transaction leaf by leaf."""
+
+    def __init__(self, identity: LaneIdentity, head: LaneHead) -> None:
+        self.identity = identity
+        self.before = head
+        self.seq, self.prev = head.chain.seq, head.chain.hash
+        self.next = head.next
+        self.answered = 0
+        self.gaps: list[Range] = []
+        self.context_seq, self.control_offset = head.context_seq, head.control_offset
+        self.anchor = (head.anchor_offset, head.anchor_timestamp, head.anchor_digest)
+        self.lane_time = head.lane_time
+        self.spent: list[bytes] = []
+        self.statuses = dict.fromkeys(Status, 0)
+        self.results: list[OutRecord] = []
+        self.audit: list[bytes] = []
+        self.tally = Tally()
+
+    def leaf(self, value: bytes) -> None:
+        self.audit.append(value)
+        self.prev = leaf_hash(value)
+        self.seq += 1
+
+    def executed(self, entry: Admitted, report: Report) -> None:
+        identity, job = self.identity, entry.job
+        result = self._result(entry, report)
+        value = identity.encode_result(result)
+        if len(value) > identity.max_result_bytes:
+            report = msgspec.structs.replace(
+                report, code=Code.OUTPUT_LIMIT.value, trap=None, output=b"", stderr=b"",
+                message=f"the result would have {len(value)} bytes, "
+                f"{identity.max_result_bytes} are allowed",
+            )  # fmt: skip
+            value = identity.encode_result(self._result(entry, report))
+        self.results.append((value, entry.headers))
+        code = report.code
+        status = STATUS_OF[code]
+        salt = entry.salt
+        self.leaf(
+            _encode_executed(
+                RequestExecuted(
+                    self.seq, self.prev, entry.offset, entry.timestamp,
+                    entry.lane_time, entry.decided_ms, entry.request_id,
+                    entry.principal, job.module_s256, entry.module_name, job.kind,
+                    job.function, job.limits, self.context_seq, status, code,
+                    report.trap, report.exit_code, report.fuel_consumed,
+                    report.fuel_exact, report.memory_bytes, report.duration_us,
+                    entry.body_digest,
+                    content_digest(INPUT_TAG, salt, input_of(job)),
+                    content_digest(OUTPUT_TAG, salt, output_of(job.kind, report)),
+                    sha256(value).digest(),
+                )
+            )
+        )  # fmt: skip
+        self.spent.append(entry.principal.jti_hash)
+        self._answered(entry, 1, status)
+        tally = self.tally
+        tally.executed += 1
+        tally.authenticated += 1
+        tally.fuel_units += report.fuel_consumed
+        tally.duration_us += report.duration_us
+        tally.durations[bisect_left(_DURATION_BUCKETS_US, report.duration_us)] += 1
+        if code is not None:
+            tally.executed_failed += 1
+        self._count(code, 1)
+
+    def refused(self, first: Refused, last: Entry, count: int) -> None:
+        identity = self.identity
+        status = STATUS_OF[first.code]
+        alone = count == 1
+        result = ExecutionResult(
+            topic=identity.topic, partition=identity.partition, offset=first.offset,
+            count=count, request_id=first.request_id, status=status, code=first.code,
+            message=safe_message(first.message), trap=None, kind=None, output=b"",
+            stderr=b"", stdout_truncated=False, stderr_truncated=False,
+            exit_code=None, fuel_consumed=0, fuel_exact=True, memory_bytes=0,
+            duration_us=0, module_s256=None, engine=None,
+            salt=first.salt if alone else None, log_id=identity.log_id, seq=self.seq,
+        )  # fmt: skip
+        value = identity.encode_result(result)
+        self.results.append((value, first.headers if alone else NO_HEADERS))
+        assert type(last) is Refused  # noqa: S101 - by _shared_until
+        self.leaf(
+            _encode_refused(
+                RequestRefused(
+                    self.seq, self.prev, first.offset, count, first.timestamp,
+                    last.lane_time, first.decided_ms, first.request_id,
+                    first.principal, status, first.code, first.spent,
+                    self.context_seq, first.body_digest if alone else None,
+                    sha256(value).digest(),
+                )
+            )
+        )  # fmt: skip
+        if first.spent and first.principal is not None:
+            self.spent.append(first.principal.jti_hash)
+            self.tally.authenticated += 1
+        elif first.code.startswith(SHARED_PREFIX):
+            self.tally.auth_failed += count
+        self._answered(last, count, status)
+        self._count(first.code, count)
+
+    def gap(self, gap: Gap) -> None:
+        if self.gaps and self.gaps[-1].end == gap.start:
+            self.gaps[-1] = Range(self.gaps[-1].start, gap.end)
+        else:
+            self.gaps.append(Range(gap.start, gap.end))
+        self.next = gap.end
+
+    def context(self, change: ContextChange) -> None:
+        digests = change.digests
+        seq = self.seq
+        self.leaf(
+            encode(
+                Context(
+                    seq, self.prev, self.identity.term, digests.control_offset,
+                    digests.control_head, digests.policy_s256, digests.keys_s256,
+                )
+            )
+        )  # fmt: skip
+        self.context_seq, self.control_offset = seq, digests.control_offset
+
+    def sealed(self, key: Ed25519PrivateKey) -> Transaction:
+        identity, before = self.identity, self.before
+        spent = b"".join(self.spent)
+        # Seals whose hashes can no longer matter drop out; this one may be the first.
+        window = [s for s in before.spent_seals if s.matters_at(self.lane_time)]
+        if window:
+            from_seq, from_offset = window[0].seq, window[0].audit_offset
+        else:
+            from_seq, from_offset = self.seq, before.audit_offset
+        certificate = identity.certificate
+        seal = Seal(
+            self.seq, self.prev, identity.log_id, identity.partition, identity.term,
+            before.next, self.next, self.answered, self.gaps, *self.anchor,
+            self.lane_time, from_seq, from_offset, spent, self.control_offset,
+            self.context_seq, *self.statuses.values(), certificate.process_key,
+            certificate.fleet_key, certificate.certified_ms, certificate.certificate,
+        )  # fmt: skip
+        value = signed(seal, key)
+        seq = self.seq
+        self.leaf(value)
+        if spent:
+            # Its own offset is known when the broker has acknowledged it; what is
+            # known now, the transaction before, is a hint at or before it.
+            window.append(SpentSeal(seq, before.audit_offset, self.lane_time))
+        head = before.moved(
+            self.seq, self.prev, self.next, self.anchor, self.lane_time,
+            self.control_offset, self.context_seq, tuple(window),
+        )  # fmt: skip
+        return Transaction(self.results, self.audit, head, self.tally)
+
+    def _answered(self, entry: Admitted | Refused, count: int, status: str) -> None:
+        self.next = entry.offset + 1
+        self.answered += count
+        self.anchor = (entry.offset, entry.timestamp, entry.body_digest)
+        self.lane_time = entry.lane_time
+        self.statuses[status] += count  # type: ignore[index]
+
+    def _count(self, code: str | None, count: int) -> None:
+        by_code = self.tally.by_code
+        name = code or "ok"
+        by_code[name] = by_code.get(name, 0) + count
+
+    def _result(self, entry: Admitted, report: Report) -> ExecutionResult:
+        identity, job = self.identity, entry.job
+        return ExecutionResult(
+            identity.topic, identity.partition, entry.offset, 1, entry.request_id,
+            STATUS_OF[report.code], report.code, report.message, report.trap,
+            job.kind, report.output, report.stderr, report.stdout_truncated,
+            report.stderr_truncated, report.exit_code, report.fuel_consumed,
+            report.fuel_exact, report.memory_bytes, report.duration_us,
+            job.module_s256, identity.engine, entry.salt, identity.log_id, self.seq,
+        )  # fmt: skip
+
+
+def safe_message(text: str) -> str:
+    """Give text for a requester: printable, at most 512 characters."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[
+        :512
+    ]
+
+
+__all__ = ["ZERO32", "LaneIdentity", "Tally", "Transaction", "conclude"]

@@ -1,0 +1,580 @@
+"""One lane: the actor that owns a requests partition while it may.
+
+Decisions are pure functions elsewhere (``admission``, ``conclusion``, ``window``,
+``recovery``); here their effects happen, in this order and no other:
+
+acquire   1 fence   2 recover   3 lane.acquired as the first transaction   4 seek
+request   5 admit in offset order   6 run   7 report into its slot
+commit    8 conclude the longest finished prefix   9 one transaction, every send
+          awaited   10 move the head   11 count
+release   12 stop intake   13 commit what is finished, with lane.released   14 close
+
+A crash between any two leaves either nothing or a committed transaction; the next
+owner's step 2 tells which. After any failure of 9 nothing in memory is believed: the
+lane goes back to 1. Three classes of failure, three ways on: fenced (wait to be
+assigned anew), indefinite (again at once), refused by the broker or broken
+integrity (blocked with back-off, or halted for good).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+from functools import partial
+from typing import Protocol
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stream_executor.audit.digests import Salter
+from stream_executor.auth.replay import ReplayBudget, ReplayWindow
+from stream_executor.auth.token import Place
+from stream_executor.lane.admission import Admission, AdmissionContext, Verified
+from stream_executor.lane.conclusion import (
+    LaneIdentity,
+    Tally,
+    Transaction,
+    conclude,
+)
+from stream_executor.lane.entries import (
+    Admitted,
+    ContextChange,
+    Gap,
+    Refused,
+)
+from stream_executor.lane.head import REPLAY_HORIZON_MS, LaneHead
+from stream_executor.lane.pace import CommitPace
+from stream_executor.lane.ports import (
+    GapProver,
+    LogReader,
+    Sandbox,
+    TransactionalWriter,
+)
+from stream_executor.lane.recovery import Expected, Recovered, recover
+from stream_executor.lane.window import InFlightWindow
+from stream_executor.model.audit import Certificate, LaneAcquired
+from stream_executor.model.errors import (
+    BrokerRefusedError,
+    FencedError,
+    IntegrityError,
+    TransientError,
+)
+from stream_executor.model.job import Job, Report
+from stream_executor.model.record import Record
+from stream_executor.model.request import InlineModule
+
+MOST_PER_COMMIT = 500
+MOST_COMMIT_BYTES = 512 * 1024
+# A position that moved over markers alone is sealed when the lane is otherwise idle.
+QUIET_SEAL_S = 10.0
+_RETRY_S = (0.05, 0.2, 1.0, 3.0)
+_BLOCKED_RETRY_S = 15.0
+# A fenced lane that is still assigned tries again after a session timeout.
+_FENCED_RETRY_S = 12.0
+_SMALLEST_BATCH_BYTES = 16 * 1024
+_BATCH_MARGIN_BYTES = 2 * 1024
+
+
+class LaneState(StrEnum):
+    """What a lane is doing; shown by ``lane list``, metrics and health."""
+
+    RECOVERING = "recovering"
+    RUNNING = "running"
+    FENCED = "fenced"
+    BLOCKED = "blocked"
+    HALTED = "halted"
+    RELEASED = "released"
+
+
+class LaneSettings(msgspec.Struct, frozen=True):
+    """Numbers and names that all lanes of a worker share.
+
+    Attributes:
+        window_requests, window_bytes: most in flight before intake pauses.
+        max_result_bytes: most bytes of one encoded result.
+        batch_bytes: most bytes of one produced batch.
+        most_floor_s: the longest wait between two commits under load.
+    """
+
+    window_requests: int
+    window_bytes: int
+    max_result_bytes: int
+    batch_bytes: int
+    most_floor_s: float
+
+
+class LaneWorld(Protocol):
+    """The worker, as a lane sees it: ports, identity and shared state."""
+
+    settings: LaneSettings
+    sandbox: Sandbox
+    prover: GapProver
+    process_key: Ed25519PrivateKey
+    certificate: Certificate
+    replay_budget: ReplayBudget
+
+    def expected(self, partition: int) -> Expected: ...
+    def reader(self) -> LogReader: ...
+    def writer(self, partition: int, batch_bytes: int) -> TransactionalWriter: ...
+    def opening(self, term: int, head: LaneHead) -> LaneAcquired: ...
+    def identity(
+        self, partition: int, log_id: bytes, term: int, max_result_bytes: int
+    ) -> LaneIdentity: ...
+    def context(self) -> AdmissionContext: ...
+    def now_ms(self) -> int: ...
+    async def confirm_view(self) -> None: ...
+    def hold_inline(self, s256: bytes, module: bytes) -> None: ...
+    def release_inline(self, s256: bytes) -> None: ...
+    def seek(self, partition: int, offset: int) -> None: ...
+    def committed(self, partition: int, tally: Tally, seconds: float) -> None: ...
+    def changed(self, lane: Lane) -> None: ...
+    def failed(self, lane: Lane, error: BaseException) -> None: ...
+
+
+class Lane:
+    """Owns one partition from ``start`` until ``release`` returns.
+
+    Not thread-safe: everything happens on the worker's loop.
+    """
+
+    def __init__(self, partition: int, world: LaneWorld) -> None:
+        self.partition = partition
+        self.state = LaneState.RECOVERING
+        self.reason = ""
+        self.term = 0
+        self.head: LaneHead | None = None
+        self.window = InFlightWindow()
+        self.inbox: deque[Record] = deque()
+        self.expected = 0
+        self._world = world
+        self._admission: Admission | None = None
+        self._identity: LaneIdentity | None = None
+        self._context: AdmissionContext | None = None
+        self._writer: TransactionalWriter | None = None
+        self._wake = asyncio.Event()
+        self._waiting: asyncio.Task[None] | None = None
+        self._inbox_bytes = 0
+        self._generation = 0
+        self._retries = 0
+        self._refetched_at = -1
+        self._batch_bytes = world.settings.batch_bytes
+        self._quiet_since: float | None = None
+        self._closing: str | None = None
+        self._failure: BaseException | None = None
+        self._reassigned = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    # -- life -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to acquire; returns at once."""
+        self._task = asyncio.create_task(self._live(), name=f"lane-{self.partition}")
+
+    def reassigned(self) -> None:
+        """Tell a fenced lane that the group gave it this partition anew."""
+        self._reassigned.set()
+
+    @property
+    def running(self) -> bool:
+        """Whether records may be fed."""
+        return self.state is LaneState.RUNNING and self._closing is None
+
+    @property
+    def congested(self) -> bool:
+        """Whether intake should pause: too much in flight, by count or bytes."""
+        settings = self._world.settings
+        return (
+            len(self.window) + len(self.inbox) >= settings.window_requests
+            or self.window.size_bytes + self._inbox_bytes >= settings.window_bytes
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Records fetched and not yet committed."""
+        return len(self.window) + len(self.inbox)
+
+    async def release(self, reason: str, budget_s: float) -> None:
+        """Give the lane up: commit what finishes within the budget, then close.
+
+        What is unfinished then is not answered here; the next owner runs it again.
+        """
+        self._closing = reason
+        self.inbox.clear()
+        self._wake.set()
+        if self._task is not None:
+            _, pending = await asyncio.wait({self._task}, timeout=budget_s)
+            if pending:
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=5.0)
+        self._forget()
+        self._become(LaneState.RELEASED, reason)
+
+    async def _live(self) -> None:
+        while True:
+            try:
+                await self._acquire()
+                await self._commit_until_closed()
+            except FencedError as error:
+                self._become(LaneState.FENCED, str(error))
+                wait_s = _FENCED_RETRY_S
+            except IntegrityError as error:
+                self._become(LaneState.HALTED, str(error))
+                self._world.failed(self, error)
+                await self._close_writer()
+                return
+            except BrokerRefusedError as error:
+                self._become(LaneState.BLOCKED, str(error))
+                wait_s = self._after_refusal(error)
+            except TransientError as error:
+                self._become(LaneState.RECOVERING, str(error))
+                wait_s = _RETRY_S[min(self._retries, len(_RETRY_S) - 1)]
+                self._retries += 1
+            except Exception as error:  # our bug: say so, and stop the worker
+                self._become(LaneState.HALTED, f"{type(error).__name__}: {error}")
+                self._world.failed(self, error)
+                raise
+            else:
+                return
+            self._forget()
+            await self._close_writer()
+            if self._closing is not None:
+                return
+            await self._wait_to_retry(wait_s)
+
+    def _after_refusal(self, error: BrokerRefusedError) -> float:
+        """Never send the same thing again: smaller batches, or wait for a human."""
+        if error.reason == "too_large" and self._batch_bytes > _SMALLEST_BATCH_BYTES:
+            self._batch_bytes = max(self._batch_bytes // 2, _SMALLEST_BATCH_BYTES)
+            return _RETRY_S[0]
+        return _BLOCKED_RETRY_S
+
+    async def _wait_to_retry(self, wait_s: float) -> None:
+        if self.state is LaneState.FENCED:
+            self._reassigned.clear()
+            try:
+                await asyncio.wait_for(self._reassigned.wait(), wait_s)
+            except TimeoutError:
+                pass
+        else:
+            await asyncio.sleep(wait_s)
+        self._become(LaneState.RECOVERING, self.reason)
+
+    # -- acquire --------------------------------------------------------------
+
+    async def _acquire(self) -> None:
+        world = self._world
+        self._become(LaneState.RECOVERING, self.reason)
+        writer = self._writer = world.writer(self.partition, self._batch_bytes)
+        await writer.fence()  # 1
+        window = ReplayWindow(world.replay_budget, REPLAY_HORIZON_MS)
+        await world.confirm_view()
+        expected = world.expected(self.partition)
+        recovered = await recover(world.reader(), expected, window)  # 2
+        self._context = context = world.context()
+        if context.digests.control_offset < recovered.head.control_offset:
+            message = (
+                f"the control topic ends at {context.digests.control_offset}, the last "
+                f"seal had applied it up to {recovered.head.control_offset}"
+            )
+            raise IntegrityError(message)
+        await self._open(recovered, expected, window)  # 3
+        self._retries = 0
+        self._become(LaneState.RUNNING, "")
+        assert self.head is not None  # noqa: S101 - set by _open
+        world.seek(self.partition, self.head.next)  # 4
+
+    async def _open(
+        self, recovered: Recovered, expected: Expected, window: ReplayWindow
+    ) -> None:
+        world, head = self._world, recovered.head
+        self.term = recovered.term + 1
+        most = min(
+            world.settings.max_result_bytes, self._batch_bytes - _BATCH_MARGIN_BYTES
+        )
+        self._identity = world.identity(
+            self.partition, recovered.log_id, self.term, most
+        )
+        self._admission = Admission(
+            Place(expected.requests_topic, self.partition),
+            Salter(expected.secret, recovered.log_id),
+            window,
+            head.lane_time,
+        )
+        self.head, self.expected = head, head.next
+        opening = world.opening(self.term, head)
+        await self._publish(
+            conclude(self._identity, world.process_key, head, (), (), opening)
+        )
+
+    # -- requests -------------------------------------------------------------
+
+    def feed(self, records: Sequence[Record]) -> None:
+        """Take fetched records, in order; admits at once unless it must wait."""
+        if not self.running:
+            return
+        self.inbox.extend(records)
+        self._inbox_bytes += sum(len(r.value or b"") for r in records)
+        if self._waiting is None:
+            self._admit_inbox()
+
+    def reached(self, position: int) -> None:
+        """Take note that the fetch position is here although no record came.
+
+        Offsets skipped by it must be proven empty before they may be sealed.
+        """
+        idle = self._waiting is None and not self.inbox and self.running
+        if idle and position > self.expected:
+            self._wait_for(self._prove(position))
+
+    def _admit_inbox(self) -> None:
+        """Admit until the inbox is empty or something must be waited for (5, 6)."""
+        world, admission, inbox = self._world, self._admission, self.inbox
+        if admission is None:
+            return
+        context = world.context()
+        if context is not self._context:
+            self._note_context(context)
+        now_ms = world.now_ms()
+        jobs: dict[str, tuple[list[Job], list[int]]] = {}
+        try:
+            while inbox:
+                record = inbox[0]
+                if record.offset != self.expected:
+                    if record.offset < self.expected:
+                        self._pop_inbox()
+                        continue
+                    self._wait_for(self._prove(record.offset))
+                    break
+                decision = admission.verify(record, context, now_ms)
+                if type(decision) is Verified:
+                    placed = admission.place_module(
+                        decision, context, view_confirmed=False
+                    )
+                    if placed is None:
+                        self._wait_for(self._place_later(decision))
+                        break
+                    self._add(placed, decision, jobs)
+                else:
+                    self._add(decision, None, jobs)  # type: ignore[arg-type]
+                self._pop_inbox()
+        except IntegrityError as error:
+            self._fail(error)
+            return
+        self._submit(jobs)
+        if self.window.finished:
+            self._wake.set()
+
+    def _pop_inbox(self) -> None:
+        self._inbox_bytes -= len(self.inbox.popleft().value or b"")
+
+    def _add(
+        self,
+        entry: Admitted | Refused,
+        verified: Verified | None,
+        jobs: dict[str, tuple[list[Job], list[int]]],
+    ) -> None:
+        slot = self.window.add(entry)
+        self.expected = entry.offset + 1
+        if type(entry) is not Admitted:
+            return
+        if entry.inline and verified is not None:
+            module = verified.request.module
+            assert type(module) is InlineModule  # noqa: S101 - what inline means
+            self._world.hold_inline(entry.job.module_s256, module.bytes)
+        of_issuer = jobs.get(entry.principal.iss)
+        if of_issuer is None:
+            of_issuer = jobs[entry.principal.iss] = ([], [])
+        of_issuer[0].append(entry.job)
+        of_issuer[1].append(slot)
+
+    def _submit(self, jobs: dict[str, tuple[list[Job], list[int]]]) -> None:
+        for issuer, (batch, slots) in jobs.items():
+            self._world.sandbox.submit(
+                issuer, batch, partial(self._reported, self._generation, slots)
+            )
+
+    def _reported(
+        self, generation: int, slots: list[int], first: int, reports: list[Report]
+    ) -> None:
+        """Put reports into their slots (7); those of an earlier life are dropped."""
+        if generation != self._generation:
+            return
+        if self.window.finish(slots[first : first + len(reports)], reports):
+            self._wake.set()
+
+    def _note_context(self, context: AdmissionContext) -> None:
+        before, self._context = self._context, context
+        if before is None or before.digests != context.digests:
+            self.window.add(ContextChange(context.digests))
+
+    # -- what admission must wait for ------------------------------------------
+
+    def _wait_for(self, work: Awaitable[None]) -> None:
+        async def then_go_on() -> None:
+            generation = self._generation
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - handed to the lane's task
+                if generation == self._generation:
+                    self._waiting = None
+                    self._fail(error)
+                return
+            if generation == self._generation:
+                self._waiting = None
+                self._admit_inbox()
+
+        self._waiting = asyncio.create_task(then_go_on())
+
+    async def _place_later(self, verified: Verified) -> None:
+        """Decide on a module that the control view does not know, once it is sure."""
+        generation = self._generation
+        await self._world.confirm_view()
+        if generation != self._generation or self._admission is None:
+            return
+        context = self._world.context()
+        if context is not self._context:
+            self._note_context(context)
+        placed = self._admission.place_module(verified, context, view_confirmed=True)
+        assert placed is not None  # noqa: S101 - a confirmed view always decides
+        jobs: dict[str, tuple[list[Job], list[int]]] = {}
+        self._add(placed, verified, jobs)
+        self._pop_inbox()
+        self._submit(jobs)
+
+    async def _prove(self, until: int) -> None:
+        """Prove that [expected, until) holds no committed record; else fetch anew."""
+        generation, start = self._generation, self.expected
+        world = self._world
+        topic = world.expected(self.partition).requests_topic
+        try:
+            ranges = await world.prover.prove_gap(topic, self.partition, start, until)
+        except IntegrityError:
+            if generation != self._generation or self._refetched_at == start:
+                raise
+            # The client skipped records that exist: once that may be its own state.
+            self._refetched_at = start
+            self.inbox.clear()
+            self._inbox_bytes = 0
+            world.seek(self.partition, start)
+            return
+        if generation != self._generation:
+            return
+        for found in ranges:
+            self.window.add(Gap(found.start, found.end))
+        self.expected = until
+        if self._quiet_since is None:
+            self._quiet_since = asyncio.get_running_loop().time()
+        self._wake.set()
+
+    # -- commit ---------------------------------------------------------------
+
+    async def _commit_until_closed(self) -> None:
+        """Commit whenever something is finished; at most as often as the pace says."""
+        loop = asyncio.get_running_loop()
+        pace = CommitPace(self._world.settings.most_floor_s)
+        while True:
+            await self._wait_for_work()
+            await asyncio.sleep(0)
+            while self._has_work() or self._closed_and_drained():
+                delay_s = pace.delay(loop.time())
+                if delay_s > 0 and self._closing is None:
+                    await asyncio.sleep(delay_s)
+                started = loop.time()
+                closing = self._closing if self._closed_and_drained() else None
+                count = await self._commit_once(closing)
+                pace.committed(started, loop.time(), count)
+                if closing is not None:
+                    return
+
+    async def _wait_for_work(self) -> None:
+        timeout_s = QUIET_SEAL_S if self._quiet_since is not None else None
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout_s)
+        except TimeoutError:
+            pass
+        self._wake.clear()
+        if self._failure is not None:
+            raise self._failure
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._wake.set()
+
+    def _has_work(self) -> bool:
+        """Whether the finished prefix is worth a transaction now."""
+        if not self.window.finished:
+            return False
+        if any(type(e) in (Admitted, Refused) for e in self.window.peek()):
+            return True
+        now = asyncio.get_running_loop().time()
+        return self._quiet_since is not None and now - self._quiet_since >= QUIET_SEAL_S
+
+    def _closed_and_drained(self) -> bool:
+        """Whether the lane closes and nothing finished or running is left."""
+        return self._closing is not None and len(self.window) == 0
+
+    async def _commit_once(self, closing: str | None) -> int:
+        assert self._identity is not None  # noqa: S101 - a running lane has one
+        assert self.head is not None  # noqa: S101
+        entries, reports = self.window.take(MOST_PER_COMMIT, MOST_COMMIT_BYTES)
+        transaction = conclude(
+            self._identity, self._world.process_key, self.head, entries, reports,
+            closing=closing,
+        )  # fmt: skip  # 8
+        started = asyncio.get_running_loop().time()
+        await self._publish(transaction)  # 9, 10
+        self._quiet_since = None
+        for entry in entries:
+            if type(entry) is Admitted and entry.inline:
+                self._world.release_inline(entry.job.module_s256)
+        seconds = asyncio.get_running_loop().time() - started
+        self._world.committed(self.partition, transaction.tally, seconds)  # 11
+        return len(entries)
+
+    async def _publish(self, transaction: Transaction) -> None:
+        assert self._writer is not None  # noqa: S101 - set before every publish
+        assert self._admission is not None  # noqa: S101
+        acknowledged = await self._writer.commit(
+            transaction.results, transaction.audit
+        )
+        base = acknowledged.audit_base
+        assert base is not None  # noqa: S101 - every transaction has a seal
+        self.head = transaction.head.acknowledged(base)
+        self._admission.window.expire(self.head.lane_time)
+
+    # -- state ----------------------------------------------------------------
+
+    def _become(self, state: LaneState, reason: str) -> None:
+        if (state, reason) != (self.state, self.reason):
+            self.state, self.reason = state, reason
+            self._world.changed(self)
+
+    def _forget(self) -> None:
+        """Drop everything in memory: another life begins with the log."""
+        for entry in self.window.drain():
+            if type(entry) is Admitted and entry.inline:
+                self._world.release_inline(entry.job.module_s256)
+        self._generation += 1
+        self._failure = None
+        self.window = InFlightWindow()
+        self.inbox.clear()
+        self._inbox_bytes = 0
+        if self._admission is not None:
+            self._admission.window.discard()
+        self._admission = None
+        self._quiet_since = None
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    async def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer.close()
+
+
+WorldFactory = Callable[[], LaneWorld]
