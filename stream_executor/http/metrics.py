@@ -12,8 +12,8 @@ from enum import StrEnum
 
 import msgspec
 
-from stream_executor.http.status import LaneState
 from stream_executor.model.codes import Code
+from stream_executor.model.lanes import LaneState
 
 SUCCEEDED = "succeeded"  # the label of a result without a code
 

@@ -7,28 +7,9 @@ The verdicts are pure: the same status gives the same answer. Not here: counting
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
-
-class LaneState(StrEnum):
-    """What a lane does now; closed, it labels a metric.
-
-    ACQUIRING fences and recovers. WAITING has recovered and waits for the control
-    and module views, or for a control view that is confirmed again. RUNNING and
-    SUSPICIOUS (one request at a time) work. BLOCKED met a permanent refusal of the
-    broker and tries again later. HALTED waits for the operator's resume. RELEASING
-    drains.
-    """
-
-    ACQUIRING = "acquiring"
-    WAITING = "waiting"
-    RUNNING = "running"
-    SUSPICIOUS = "suspicious"
-    BLOCKED = "blocked"
-    HALTED = "halted"
-    RELEASING = "releasing"
+from stream_executor.model.lanes import LaneState
 
 
 # Nobody is needed for these: they work, or will by themselves.

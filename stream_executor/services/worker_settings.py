@@ -14,7 +14,6 @@ from __future__ import annotations
 import msgspec
 
 from stream_executor.model.audit import Certificate
-from stream_executor.model.codes import Role
 
 
 class Topics(msgspec.Struct, frozen=True):
@@ -61,7 +60,6 @@ class TokenRules(msgspec.Struct, frozen=True):
         max_append_age_s: most seconds between iat and the record's append time.
         audience: the required aud; None means ``<app id>/<cluster id>``.
         secret_issuers: issuers that JWT_SECRET may speak for.
-        secret_ceiling: the highest role that a token under JWT_SECRET may claim.
         jwks_path: JWKS file, or None; read again at a reload.
         jwks_url: JWKS address, or None.
         jwks_refresh_s: seconds between two reads of the address.
@@ -71,7 +69,6 @@ class TokenRules(msgspec.Struct, frozen=True):
     max_append_age_s: int
     audience: str | None
     secret_issuers: tuple[str, ...]
-    secret_ceiling: Role
     jwks_path: str | None
     jwks_url: str | None
     jwks_refresh_s: int
@@ -85,9 +82,8 @@ class Pace(msgspec.Struct, frozen=True):
         window_requests, window_bytes: most requests admitted and not yet committed
             in one lane; intake pauses above either.
         commit_requests, commit_bytes: most that one transaction carries.
-        commit_floor_min_ms, commit_floor_max_ms: least time between two commits of a
-            lane when there is work: it rises with the load from the one to the other.
-        position_seal_s: a position that moved without data is sealed within this.
+        commit_floor_ms: the longest wait between two commits of a lane under load;
+            an idle lane commits at once.
         drain_s: the drain budget.
     """
 
@@ -96,9 +92,7 @@ class Pace(msgspec.Struct, frozen=True):
     window_bytes: int
     commit_requests: int
     commit_bytes: int
-    commit_floor_min_ms: int
-    commit_floor_max_ms: int
-    position_seal_s: int
+    commit_floor_ms: int
     drain_s: float
 
 
@@ -117,8 +111,6 @@ class Membership(msgspec.Struct, frozen=True):
     session_timeout_ms: int
     heartbeat_ms: int
     rebalance_timeout_ms: int
-    request_timeout_ms: int
-    transaction_timeout_ms: int
     properties: dict[str, str]
 
 
@@ -128,14 +120,14 @@ class Secrets(msgspec.Struct, frozen=True):
     Attributes:
         jwt_secret: HS256 key of JWT_SECRET, or None.
         jwt_secret_previous: the one before, accepted beside it, or None.
-        deployment_secret: 32 bytes that salt content digests, or None before ``init``.
+        deployment_secret: 32 bytes that salt content digests.
         kafka_properties: Kafka client properties that hold passwords or keys; to be
             laid over ``Membership.properties``.
     """
 
     jwt_secret: bytes | None
     jwt_secret_previous: bytes | None
-    deployment_secret: bytes | None
+    deployment_secret: bytes
     kafka_properties: dict[str, str]
 
     def __repr__(self) -> str:
@@ -146,7 +138,9 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """Everything that is the same for all workers of one supervisor.
 
     Attributes:
-        app_id: first part of client, group and transactional ids and of the audience.
+        app_id: first part of client ids and, unless set, of group and audience. Not of
+            transactional ids: those name the resource, so that any writer of whatever
+            deployment fences the other.
         operator_public_key: 32 bytes, the trust root.
         result_encoding: ``json`` or ``avro``.
         policy_path: policy file (TOML), or None; read again at a reload.

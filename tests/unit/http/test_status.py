@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from stream_executor.http.status import (
-    LaneState,
     LaneStatus,
     ServiceStatus,
     WorkerStatus,
     judge_health,
     judge_readiness,
 )
+from stream_executor.model.lanes import LaneState
 
 
 def instance(*workers: WorkerStatus, draining: bool = False) -> ServiceStatus:

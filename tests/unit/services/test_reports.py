@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stream_executor.http import metrics
-from stream_executor.http.status import LaneState, LaneStatus
+from stream_executor.http.status import LaneStatus
 from stream_executor.http.tally import Tally
 from stream_executor.model.errors import MalformedError
+from stream_executor.model.lanes import LaneState
 from stream_executor.services.reports import (
     MAX_FRAME_BYTES,
     Frame,
