@@ -11,16 +11,21 @@ seal (``lane.recovery``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from stream_executor.audit.chain import ZERO_HASH, ChainHead, leaf_hash
+from stream_executor.audit.findings import ChainError, FindingCode
 from stream_executor.audit.signing import verify_certificate, verify_signed
-from stream_executor.model.audit import Seal
+from stream_executor.model.audit import Resumed, Seal
+from stream_executor.model.control import ResumeOrdered
 from stream_executor.model.errors import IntegrityError, MalformedError
 from stream_executor.wire.avro import CODECS, class_of
 from stream_executor.wire.schemas import HEADER_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 class Leaf(msgspec.Struct, frozen=True, gc=False):
@@ -51,11 +56,13 @@ def link_of(value: bytes) -> tuple[int, bytes]:
     """Give (seq, prev) of any audit record's bytes without decoding the rest.
 
     Raises:
-        MalformedError: too short to hold them.
+        MalformedError: it does not hold them.
     """
     seq, shift, at = 0, 0, HEADER_BYTES
     try:
-        while True:
+        # A longer run of bytes is no long: without the bound, a megabyte of 0xFF
+        # would cost minutes of big-integer arithmetic.
+        while shift <= 63:  # noqa: PLR2004 - bits of a long
             byte = value[at]
             at += 1
             seq |= (byte & 0x7F) << shift
@@ -66,7 +73,7 @@ def link_of(value: bytes) -> tuple[int, bytes]:
         shift = 64
     prev = value[at : at + 32]
     if shift > 63 or len(prev) != 32:  # noqa: PLR2004 - nine varint bytes; SHA-256
-        message = "a value too short to be an audit record"
+        message = "a value that is too short or odd to be an audit record"
         raise MalformedError(message)
     return (seq >> 1) ^ -(seq & 1), prev
 
@@ -87,6 +94,14 @@ class _Pending(msgspec.Struct, gc=False):
     hash: bytes
 
 
+class _Reach(msgspec.Struct, gc=False):
+    """How far a believed seal reaches back: kept for ``rejoin``."""
+
+    offset: int
+    seal: Seal
+    leaves: list[Leaf]
+
+
 class SegmentParser:
     """Feeds on one partition's records in offset order, gives its segments.
 
@@ -96,6 +111,9 @@ class SegmentParser:
             middle of a log, at whatever the first believed seal reaches back to.
         believe: called with each seal whose signature and certificate verify;
             raises IntegrityError if its fleet key was not valid there.
+        orders: resumes that the control chain accepted for this log. Audit offsets
+            that one skips are never leaves; the transaction that holds its
+            ``resumed`` leaf goes on at the order's ``next``.
     """
 
     def __init__(
@@ -103,27 +121,52 @@ class SegmentParser:
         log_id: bytes | None,
         head: ChainHead | None,
         believe: Callable[[Seal], None],
+        orders: Sequence[ResumeOrdered] = (),
     ) -> None:
         self.log_id = log_id
         self.head = head
         self.last: Seal | None = None
         self._last_value = b""
         self._believe = believe
+        self._orders = orders
         self._pending: list[_Pending] = []
+        self._skipped: list[int] = []
+        self._reach: _Reach | None = None
 
     @property
     def unsealed(self) -> list[int]:
         """Offsets fed since the last segment: leaves to come, or foreign records."""
         return [p.offset for p in self._pending]
 
+    def torn(self) -> list[int]:
+        """Give the offsets since the last segment that continue the chain, in order.
+
+        At the end of a log these are a transaction that no seal ends.
+        """
+        head = self.head or ChainHead()
+        offsets = []
+        for pending in self._pending:
+            try:
+                link = link_of(pending.value)
+            except MalformedError:
+                continue
+            if link == (head.seq, head.hash):
+                head = head.extended(pending.value)
+                offsets.append(pending.offset)
+        return offsets
+
     def feed(self, offset: int, value: bytes | None) -> Segment | None:
         """Take the next record; give the segment that it seals, if it does.
 
         Raises:
-            IntegrityError: a believed seal forks the chain or does not follow the
-                one before; the message says where.
+            ChainError: a believed seal forks the chain or does not follow the one
+                before; it says where. ``rejoin`` goes on from there.
         """
         value = value or b""
+        self._reach = None
+        if any(r.start <= offset < r.end for o in self._orders for r in o.skipped):
+            self._skipped.append(offset)
+            return None
         self._pending.append(_Pending(offset, value, leaf_hash(value)))
         if class_of(value) is not Seal:
             return None
@@ -140,80 +183,198 @@ class SegmentParser:
             return None  # anybody can write a seal under a key of his own: foreign
         return self._sealed(offset, seal, value)
 
+    def rejoin(self) -> Segment | None:
+        """Go on after a ChainError, at the seal that raised it.
+
+        Gives the leaves that this seal still reaches, or None after a second seal
+        with a used seq, which stays foreign. For verifiers, which report the error
+        and go on; a lane halts instead.
+        """
+        return None if self._reach is None else self._join(self._reach)
+
     def _sealed(self, offset: int, seal: Seal, value: bytes) -> Segment | None:
-        head, last = self.head, self.last
+        last = self.last
         if last is not None and seal.seq <= last.seq:
             if seal.seq == last.seq and value != self._last_value:
-                message = f"two seals with seq {seal.seq}: the log forks at {offset}"
-                raise IntegrityError(message)
+                raise ChainError(
+                    FindingCode.FORK, offset, seal.seq,
+                    f"one seal with leaf hash {leaf_hash(self._last_value).hex()}",
+                    f"another with {leaf_hash(value).hex()}",
+                )  # fmt: skip
             return None  # a copy of an old seal: foreign
-        leaves = self._walk_back(seal)
-        if head is not None:
-            start = seal.seq - len(leaves) + 1
-            _, reached = link_of(leaves[0].value)
-            if start != head.seq or reached != head.hash:
-                message = (
-                    f"the seal at offset {offset} (seq {seal.seq}) reaches back to "
-                    f"seq {start}, not to the head at seq {head.seq}: "
-                    "leaves are missing or altered between them"
-                )
-                raise IntegrityError(message)
+        leaves, error = self._walk_back(seal)
+        self._reach = _Reach(offset, seal, leaves)
+        if error is not None:
+            raise error
+        self._check_joined(leaves)
         if last is not None:
-            check_follows(last, seal)
-        kept = {leaf.offset for leaf in leaves}
-        foreign = [p.offset for p in self._pending if p.offset not in kept]
-        self.log_id = seal.log_id
-        self.last, self._last_value = seal, value
-        self.head = ChainHead(seal.seq + 1, leaf_hash(value))
-        self._pending.clear()
-        return Segment(leaves, seal, self.head, foreign)
+            check_follows(last, seal, offset, self._resumed_next(leaves))
+        return self._join(self._reach)
 
-    def _walk_back(self, seal: Seal) -> list[Leaf]:
-        """Follow ``prev`` from the seal through what is pending, back to the head."""
+    def _join(self, reach: _Reach) -> Segment:
+        kept = {leaf.offset for leaf in reach.leaves}
+        foreign = [p.offset for p in self._pending if p.offset not in kept]
+        value = reach.leaves[-1].value
+        self.log_id = reach.seal.log_id
+        self.last, self._last_value = reach.seal, value
+        self.head = ChainHead(reach.seal.seq + 1, leaf_hash(value))
+        self._pending.clear()
+        foreign = sorted(foreign + self._skipped)
+        self._skipped.clear()
+        return Segment(reach.leaves, reach.seal, self.head, foreign)
+
+    def _walk_back(self, seal: Seal) -> tuple[list[Leaf], ChainError | None]:
+        """Follow ``prev`` from the seal through what is pending, back to the head.
+
+        Stops at a leaf that says another seq than its place, and says so.
+        """
         stop = ZERO_HASH if self.head is None else self.head.hash
         at = self._pending[-1]
         leaves = [Leaf(at.offset, at.value)]
         wanted, seq = seal.prev, seal.seq
+        error = None
         for pending in reversed(self._pending[:-1]):
             if wanted == stop:
                 break
             if pending.hash != wanted:
                 continue
-            seq -= 1
-            found, wanted = link_of(pending.value)
-            if found != seq:
-                message = f"leaf at offset {pending.offset} says seq {found}, not {seq}"
-                raise IntegrityError(message)
+            try:
+                found, before = link_of(pending.value)
+            except MalformedError:
+                found, before = -1, b""
+            if found != seq - 1:
+                error = ChainError(
+                    FindingCode.LEAF_MISNUMBERED, pending.offset, seq - 1,
+                    f"seq {seq - 1}", f"seq {found}",
+                )  # fmt: skip
+                break
+            wanted, seq = before, found
             leaves.append(Leaf(pending.offset, pending.value))
         leaves.reverse()
-        return leaves
+        return leaves, error
+
+    def _check_joined(self, leaves: list[Leaf]) -> None:
+        """Hold the first leaf reached against the head; say what is broken, where."""
+        head = self.head
+        first = leaves[0]
+        start, reached = link_of(first.value)
+        if head is None or (start, reached) == (head.seq, head.hash):
+            return
+        if start <= head.seq:
+            raise ChainError(
+                FindingCode.FORK, first.offset, start,
+                f"seq {head.seq} after leaf hash {head.hash.hex()}",
+                f"seq {start} after {reached.hex()}",
+            )  # fmt: skip
+        kept = {leaf.offset for leaf in leaves}
+        missing = start - 1
+        claimant = None
+        for pending in self._pending:
+            if pending.offset in kept:
+                continue
+            if pending.hash == reached:
+                raise ChainError(
+                    FindingCode.LEAF_MISPLACED, pending.offset, missing,
+                    f"before offset {first.offset}", "after it",
+                )  # fmt: skip
+            if _claims(pending.value, missing):
+                claimant = pending
+        if claimant is not None:
+            raise ChainError(
+                FindingCode.LEAF_ALTERED, claimant.offset, missing,
+                f"leaf hash {reached.hex()}", claimant.hash.hex(),
+            )  # fmt: skip
+        raise ChainError(
+            FindingCode.LEAF_MISSING, first.offset, missing,
+            f"leaf hash {reached.hex()} before it", "no such leaf",
+        )  # fmt: skip
+
+    def _resumed_next(self, leaves: list[Leaf]) -> int | None:
+        """Give where a resume in these leaves lets the lane go on, if there is one."""
+        next_offset = None
+        for leaf in leaves:
+            if class_of(leaf.value) is not Resumed:
+                continue
+            order = resume_order(leaf.value)
+            if order is None or order not in self._orders:
+                seq, _ = link_of(leaf.value)
+                raise ChainError(
+                    FindingCode.RESUME_UNFOUNDED, leaf.offset, seq,
+                    "an order that the control chain accepted", "another",
+                )  # fmt: skip
+            next_offset = order.next
+        return next_offset
 
 
-def check_follows(before: Seal, seal: Seal) -> None:
+def resume_order(value: bytes) -> ResumeOrdered | None:
+    """Give the order that a ``resumed`` leaf embeds; None if it embeds none."""
+    try:
+        resumed: Resumed = CODECS[Resumed].decode(value)
+        order: ResumeOrdered = CODECS[ResumeOrdered].decode(resumed.order)
+    except MalformedError:
+        return None
+    return order
+
+
+def _claims(value: bytes, seq: int) -> bool:
+    """Say whether a record claims to be the leaf of this seq."""
+    try:
+        found, _ = link_of(value)
+    except MalformedError:
+        return False
+    return found == seq
+
+
+def check_follows(
+    before: Seal, seal: Seal, offset: int, resumed_next: int | None = None
+) -> None:
     """Hold one seal against the one before it.
 
+    Args:
+        before: the seal before.
+        seal: the seal.
+        offset: its audit offset, for the message.
+        resumed_next: where a resume in this transaction lets the lane go on.
+
     Raises:
-        IntegrityError: position, term, clock or control offset does not follow.
+        ChainError: position, term, clock or control offset does not follow.
     """
     span = seal.next - seal.from_
     gaps = sum(len(gap) for gap in seal.gaps)
+    wanted = before.next if resumed_next is None else resumed_next
     problems = [
-        text
-        for wrong, text in (
-            (seal.from_ != before.next, f"from {seal.from_}, expected {before.next}"),
-            (seal.answered + gaps != span, "answered and gaps do not add up"),
-            (seal.term < before.term, "the term fell"),
-            (seal.lane_time < before.lane_time, "lane_time fell"),
-            (seal.control_offset < before.control_offset, "control_offset fell"),
+        (expected, found)
+        for wrong, expected, found in (
+            (seal.from_ != wanted, f"from {wanted}", f"from {seal.from_}"),
+            (
+                seal.answered + gaps != span,
+                f"{span} offsets answered or gaps",
+                f"{seal.answered} answered and {gaps} in gaps",
+            ),
+            (seal.term < before.term, f"term {before.term}", f"term {seal.term}"),
+            (
+                seal.lane_time < before.lane_time,
+                f"lane_time {before.lane_time} or later",
+                f"lane_time {seal.lane_time}",
+            ),
+            (
+                seal.control_offset < before.control_offset,
+                f"control_offset {before.control_offset} or more",
+                f"control_offset {seal.control_offset}",
+            ),
             (
                 seal.term == before.term and seal.process_key != before.process_key,
-                "the process key changed within a term",
+                "one process key within a term",
+                "another",
             ),
         )
         if wrong
     ]
     if problems:
-        message = f"seal seq {seal.seq} does not follow {before.seq}: " + "; ".join(
-            problems
+        raise ChainError(
+            FindingCode.SEAL_DISCONTINUOUS,
+            offset,
+            seal.seq,
+            "; ".join(expected for expected, _ in problems),
+            "; ".join(found for _, found in problems),
         )
-        raise IntegrityError(message)

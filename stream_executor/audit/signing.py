@@ -11,9 +11,8 @@ Whether a key was enrolled at that time is the caller's question
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
@@ -28,6 +27,9 @@ from stream_executor.wire.avro import (
     signed_part,
     signing_tag,
 )
+
+if TYPE_CHECKING:
+    import msgspec
 
 
 def public_bytes(key: Ed25519PrivateKey) -> bytes:
@@ -71,12 +73,15 @@ def certify(
     return Certificate(process_key, fleet_key, certified_ms, signature)
 
 
-def verify_certificate(holder: Any) -> None:  # noqa: ANN401 - Certificate, Seal or LaneAcquired
+def verify_certificate(holder: Any) -> None:
     """Verify the certificate in a certificate, a seal or a lane.acquired leaf.
 
     Raises:
         IntegrityError: it is not the named fleet key's.
     """
+    if holder.certified_ms < 0:  # an Avro long may be; what is signed is unsigned
+        text = f"a certificate is dated {holder.certified_ms}"
+        raise IntegrityError(text)
     _verify(
         holder.fleet_key,
         holder.certificate,
