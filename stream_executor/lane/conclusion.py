@@ -9,7 +9,6 @@ change before the first event decided under it; the seal last.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 
@@ -41,7 +40,7 @@ from stream_executor.model.audit import (
 from stream_executor.model.codes import CODES, Code, Status
 from stream_executor.model.errors import MisuseError
 from stream_executor.model.job import InvocationKind, Job, Report
-from stream_executor.model.record import Range
+from stream_executor.model.record import OutRecord, Range
 from stream_executor.model.result import ExecutionResult
 from stream_executor.wire.avro import CODECS, encode
 
@@ -51,15 +50,9 @@ STATUS_OF: dict[str | None, str] = {
 }
 # Adjacent refusals of one of these codes, without any valid token, share an answer.
 SHARED_PREFIX = "auth_"
-DURATION_BUCKETS_S = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1,
-    0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-)  # fmt: skip
-_DURATION_BUCKETS_US = tuple(int(s * 1_000_000) for s in DURATION_BUCKETS_S)
-
+SUCCEEDED = "succeeded"
 _encode_executed = CODECS[RequestExecuted].encode
 _encode_refused = CODECS[RequestRefused].encode
-OutRecord = tuple[bytes, list[tuple[str, bytes]]]
 
 
 class LaneIdentity(msgspec.Struct, frozen=True):
@@ -86,7 +79,10 @@ class LaneIdentity(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct):
-    """What a transaction adds to the counters, once it is committed."""
+    """What a transaction adds to the counters, once it is committed.
+
+    ``timestamps`` are the answered records' LogAppendTimes (ms), for latency.
+    """
 
     by_code: dict[str, int] = msgspec.field(default_factory=dict)
     executed: int = 0
@@ -94,10 +90,8 @@ class Tally(msgspec.Struct):
     authenticated: int = 0
     auth_failed: int = 0
     fuel_units: int = 0
-    duration_us: int = 0
-    durations: list[int] = msgspec.field(
-        default_factory=lambda: [0] * (len(DURATION_BUCKETS_S) + 1)
-    )
+    durations_us: list[int] = msgspec.field(default_factory=list)
+    timestamps: list[int] = msgspec.field(default_factory=list)
 
 
 class Transaction(msgspec.Struct, frozen=True):
@@ -274,7 +268,7 @@ class _Writer:
                 f"{identity.max_result_bytes} are allowed",
             )  # fmt: skip
             value = identity.encode_result(self._result(entry, report))
-        self.results.append((value, entry.headers))
+        self.results.append(OutRecord(value, entry.headers))
         code = report.code
         status = STATUS_OF[code]
         salt = entry.salt
@@ -300,8 +294,7 @@ class _Writer:
         tally.executed += 1
         tally.authenticated += 1
         tally.fuel_units += report.fuel_consumed
-        tally.duration_us += report.duration_us
-        tally.durations[bisect_left(_DURATION_BUCKETS_US, report.duration_us)] += 1
+        tally.durations_us.append(report.duration_us)
         if code is not None:
             tally.executed_failed += 1
         self._count(code, 1)
@@ -320,7 +313,7 @@ class _Writer:
             salt=first.salt if alone else None, log_id=identity.log_id, seq=self.seq,
         )  # fmt: skip
         value = identity.encode_result(result)
-        self.results.append((value, first.headers if alone else NO_HEADERS))
+        self.results.append(OutRecord(value, first.headers if alone else NO_HEADERS))
         assert type(last) is Refused  # noqa: S101 - by _shared_until
         self.leaf(
             _encode_refused(
@@ -396,11 +389,12 @@ class _Writer:
         self.answered += count
         self.anchor = (entry.offset, entry.timestamp, entry.body_digest)
         self.lane_time = entry.lane_time
+        self.tally.timestamps.append(entry.timestamp)
         self.statuses[status] += count  # type: ignore[index]
 
     def _count(self, code: str | None, count: int) -> None:
         by_code = self.tally.by_code
-        name = code or "ok"
+        name = code or SUCCEEDED
         by_code[name] = by_code.get(name, 0) + count
 
     def _result(self, entry: Admitted, report: Report) -> ExecutionResult:

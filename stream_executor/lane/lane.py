@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from enum import StrEnum
 from functools import partial
 from typing import Protocol
 
@@ -62,30 +61,16 @@ from stream_executor.model.errors import (
     TransientError,
 )
 from stream_executor.model.job import Job, Report
+from stream_executor.model.lanes import LaneState
 from stream_executor.model.record import Record
 from stream_executor.model.request import InlineModule
 
-MOST_PER_COMMIT = 500
-MOST_COMMIT_BYTES = 512 * 1024
-# A position that moved over markers alone is sealed when the lane is otherwise idle.
-QUIET_SEAL_S = 10.0
 _RETRY_S = (0.05, 0.2, 1.0, 3.0)
 _BLOCKED_RETRY_S = 15.0
 # A fenced lane that is still assigned tries again after a session timeout.
 _FENCED_RETRY_S = 12.0
 _SMALLEST_BATCH_BYTES = 16 * 1024
 _BATCH_MARGIN_BYTES = 2 * 1024
-
-
-class LaneState(StrEnum):
-    """What a lane is doing; shown by ``lane list``, metrics and health."""
-
-    RECOVERING = "recovering"
-    RUNNING = "running"
-    FENCED = "fenced"
-    BLOCKED = "blocked"
-    HALTED = "halted"
-    RELEASED = "released"
 
 
 class LaneSettings(msgspec.Struct, frozen=True):
@@ -95,14 +80,21 @@ class LaneSettings(msgspec.Struct, frozen=True):
         window_requests, window_bytes: most in flight before intake pauses.
         max_result_bytes: most bytes of one encoded result.
         batch_bytes: most bytes of one produced batch.
-        most_floor_s: the longest wait between two commits under load.
+        commit_requests, commit_bytes: most that one transaction carries.
+        least_floor_s, most_floor_s: the wait between two commits under load rises
+            from the one to the other.
+        quiet_seal_s: a position that moved over markers alone is sealed after this.
     """
 
     window_requests: int
     window_bytes: int
     max_result_bytes: int
     batch_bytes: int
+    commit_requests: int
+    commit_bytes: int
+    least_floor_s: float
     most_floor_s: float
+    quiet_seal_s: float
 
 
 class LaneWorld(Protocol):
@@ -141,7 +133,7 @@ class Lane:
 
     def __init__(self, partition: int, world: LaneWorld) -> None:
         self.partition = partition
-        self.state = LaneState.RECOVERING
+        self.state = LaneState.ACQUIRING
         self.reason = ""
         self.term = 0
         self.head: LaneHead | None = None
@@ -163,6 +155,7 @@ class Lane:
         self._quiet_since: float | None = None
         self._closing: str | None = None
         self._failure: BaseException | None = None
+        self._oldest = (0, 0.0)
         self._reassigned = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -195,6 +188,18 @@ class Lane:
         """Records fetched and not yet committed."""
         return len(self.window) + len(self.inbox)
 
+    @property
+    def fetch_position(self) -> int:
+        """The offset that the lane wants next from the broker."""
+        return self.inbox[-1].offset + 1 if self.inbox else self.expected
+
+    def stuck_for(self, now: float) -> float:
+        """Give for how many seconds the oldest request has not moved; 0 if none."""
+        slot = self.window.first_slot
+        if slot != self._oldest[0] or not self.in_flight or not self.running:
+            self._oldest = (slot, now)
+        return now - self._oldest[1]
+
     async def release(self, reason: str, budget_s: float) -> None:
         """Give the lane up: commit what finishes within the budget, then close.
 
@@ -209,7 +214,7 @@ class Lane:
                 self._task.cancel()
                 await asyncio.wait({self._task}, timeout=5.0)
         self._forget()
-        self._become(LaneState.RELEASED, reason)
+        self._become(LaneState.RELEASING, reason)
 
     async def _live(self) -> None:
         while True:
@@ -217,7 +222,7 @@ class Lane:
                 await self._acquire()
                 await self._commit_until_closed()
             except FencedError as error:
-                self._become(LaneState.FENCED, str(error))
+                self._become(LaneState.WAITING, str(error))
                 wait_s = _FENCED_RETRY_S
             except IntegrityError as error:
                 self._become(LaneState.HALTED, str(error))
@@ -228,7 +233,7 @@ class Lane:
                 self._become(LaneState.BLOCKED, str(error))
                 wait_s = self._after_refusal(error)
             except TransientError as error:
-                self._become(LaneState.RECOVERING, str(error))
+                self._become(LaneState.ACQUIRING, str(error))
                 wait_s = _RETRY_S[min(self._retries, len(_RETRY_S) - 1)]
                 self._retries += 1
             except Exception as error:  # our bug: say so, and stop the worker
@@ -251,7 +256,7 @@ class Lane:
         return _BLOCKED_RETRY_S
 
     async def _wait_to_retry(self, wait_s: float) -> None:
-        if self.state is LaneState.FENCED:
+        if self.state is LaneState.WAITING:
             self._reassigned.clear()
             try:
                 await asyncio.wait_for(self._reassigned.wait(), wait_s)
@@ -259,13 +264,13 @@ class Lane:
                 pass
         else:
             await asyncio.sleep(wait_s)
-        self._become(LaneState.RECOVERING, self.reason)
+        self._become(LaneState.ACQUIRING, self.reason)
 
     # -- acquire --------------------------------------------------------------
 
     async def _acquire(self) -> None:
         world = self._world
-        self._become(LaneState.RECOVERING, self.reason)
+        self._become(LaneState.ACQUIRING, self.reason)
         writer = self._writer = world.writer(self.partition, self._batch_bytes)
         await writer.fence()  # 1
         window = ReplayWindow(world.replay_budget, REPLAY_HORIZON_MS)
@@ -475,7 +480,9 @@ class Lane:
     async def _commit_until_closed(self) -> None:
         """Commit whenever something is finished; at most as often as the pace says."""
         loop = asyncio.get_running_loop()
-        pace = CommitPace(self._world.settings.most_floor_s)
+        pace = CommitPace(
+            self._world.settings.least_floor_s, self._world.settings.most_floor_s
+        )
         while True:
             await self._wait_for_work()
             await asyncio.sleep(0)
@@ -491,7 +498,7 @@ class Lane:
                     return
 
     async def _wait_for_work(self) -> None:
-        timeout_s = QUIET_SEAL_S if self._quiet_since is not None else None
+        timeout_s = self._world.settings.quiet_seal_s if self._quiet_since is not None else None
         try:
             await asyncio.wait_for(self._wake.wait(), timeout_s)
         except TimeoutError:
@@ -511,7 +518,7 @@ class Lane:
         if any(type(e) in (Admitted, Refused) for e in self.window.peek()):
             return True
         now = asyncio.get_running_loop().time()
-        return self._quiet_since is not None and now - self._quiet_since >= QUIET_SEAL_S
+        return self._quiet_since is not None and now - self._quiet_since >= self._world.settings.quiet_seal_s
 
     def _closed_and_drained(self) -> bool:
         """Whether the lane closes and nothing finished or running is left."""
@@ -520,7 +527,9 @@ class Lane:
     async def _commit_once(self, closing: str | None) -> int:
         assert self._identity is not None  # noqa: S101 - a running lane has one
         assert self.head is not None  # noqa: S101
-        entries, reports = self.window.take(MOST_PER_COMMIT, MOST_COMMIT_BYTES)
+        entries, reports = self.window.take(
+            self._world.settings.commit_requests, self._world.settings.commit_bytes
+        )
         transaction = conclude(
             self._identity, self._world.process_key, self.head, entries, reports,
             closing=closing,

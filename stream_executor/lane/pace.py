@@ -18,10 +18,12 @@ class CommitPace:
     """Gives the delay before the next commit.
 
     Args:
+        least_s: floors below this are no floor: an idle lane commits at once.
         most_s: the longest floor, reached at high rates.
     """
 
-    def __init__(self, most_s: float) -> None:
+    def __init__(self, least_s: float, most_s: float) -> None:
+        self._least_s = least_s
         self._most_s = most_s
         self._rate = 0.0
         self._last: float | None = None
@@ -31,6 +33,8 @@ class CommitPace:
         if self._last is None:
             return 0.0
         floor_s = min(self._most_s, self._rate * _FLOOR_PER_RATE_S)
+        if floor_s < self._least_s:
+            return 0.0
         return max(0.0, self._last + floor_s - now)
 
     def committed(self, started: float, now: float, count: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from stream_executor.model.job import Job, Report
-from stream_executor.model.record import Range, Record
+from stream_executor.model.record import OutRecord, Range, Record
 
 
 class Acknowledged(Protocol):
@@ -33,7 +33,7 @@ class TransactionalWriter(Protocol):
 
     async def commit(
         self,
-        results: Sequence[tuple[bytes, list[tuple[str, bytes]]]],
+        results: Sequence[OutRecord],
         audit: Sequence[bytes],
     ) -> Acknowledged:
         """Write one transaction; returns only once it is certainly committed."""

@@ -40,6 +40,11 @@ class InFlightWindow:
         return self._base + len(self._entries)
 
     @property
+    def first_slot(self) -> int:
+        """The slot of the oldest entry, or of the next one if there is none."""
+        return self._base
+
+    @property
     def finished(self) -> int:
         """Length of the longest finished prefix, in entries."""
         return self._finished

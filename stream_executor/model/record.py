@@ -47,6 +47,13 @@ class PlainRecord(msgspec.Struct, frozen=True, gc=False):
     timestamp_type: int = LOG_APPEND_TIME
 
 
+class OutRecord(msgspec.Struct, frozen=True, gc=False):
+    """A record to publish: exact value bytes and headers; results have no key."""
+
+    value: bytes
+    headers: Headers = ()
+
+
 class Range(msgspec.Struct, frozen=True, gc=False, order=True):
     """Half-open range of offsets [start, end)."""
 

@@ -1,0 +1,111 @@
+"""Keeps a worker's view of the control topic at the topic's end, and says how sure.
+
+Deny entries, publications and key changes act on a running fleet because every
+worker follows this topic; a worker that cannot confirm its view for 10 s stops
+deciding, because it might be deciding on a stale deny-list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from stream_executor.model.errors import TransientError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stream_executor.kafka.reader import PartitionReader
+    from stream_executor.modules.view import ControlView
+
+CONFIRM_DEADLINE_S = 5.0
+STALE_AFTER_S = 10.0
+_PARTITION = 0
+_RETRY_S = 0.5
+
+
+class ControlFollower:
+    """Reads the control topic into a view, for ever.
+
+    Args:
+        view: what grows.
+        topic: the control topic.
+        follow: a reader of its own: following occupies its connection.
+        query: a reader for end offsets.
+        changed: called after records were applied.
+    """
+
+    def __init__(
+        self,
+        view: ControlView,
+        topic: str,
+        follow: PartitionReader,
+        query: PartitionReader,
+        changed: Callable[[], None],
+    ) -> None:
+        self.view = view
+        self._topic = topic
+        self._follow = follow
+        self._query = query
+        self._changed = changed
+        self._confirmed_at: float | None = None
+        self._moved = asyncio.Condition()
+        self._confirming: asyncio.Task[None] | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the view was known to be at the topic's end within 10 s."""
+        if self._confirmed_at is None:
+            return False
+        return asyncio.get_running_loop().time() - self._confirmed_at < STALE_AFTER_S
+
+    async def run(self) -> None:
+        """Follow for ever; broker trouble is waited out, bad operator keys raise.
+
+        Raises:
+            IntegrityError: the topic was begun under another operator's key.
+        """
+        while True:
+            try:
+                start = max(
+                    self.view.next_offset,
+                    await self._query.begin_offset(self._topic, _PARTITION),
+                )
+                async for records in self._follow.read(self._topic, _PARTITION, start):
+                    for record in records:
+                        self.view.apply(record.offset, record.timestamp, record.value)
+                    if records:
+                        self._changed()
+                    else:  # nothing new within a long poll: this was the end
+                        self._confirmed_at = asyncio.get_running_loop().time()
+                    async with self._moved:
+                        self._moved.notify_all()
+            except TransientError:
+                await asyncio.sleep(_RETRY_S)
+
+    async def confirm(self) -> None:
+        """Return once the view has passed what is now the topic's end.
+
+        Callers at the same moment share one look at the broker, if it began after
+        they asked.
+
+        Raises:
+            UnavailableError: not within ``CONFIRM_DEADLINE_S``; nothing is known.
+        """
+        if self._confirming is not None:
+            # That one may have looked before what this caller waits for was written.
+            await asyncio.wait({self._confirming})
+        if self._confirming is None or self._confirming.done():
+            self._confirming = asyncio.create_task(self._confirm())
+        await asyncio.shield(self._confirming)
+
+    async def _confirm(self) -> None:
+        try:
+            async with asyncio.timeout(CONFIRM_DEADLINE_S):
+                end = await self._query.end_offset(self._topic, _PARTITION)
+                async with self._moved:
+                    await self._moved.wait_for(lambda: self.view.next_offset >= end)
+        except TimeoutError as error:
+            message = f"the view of {self._topic} did not reach the topic's end in time"
+            raise UnavailableError(message) from error
+        self._confirmed_at = asyncio.get_running_loop().time()

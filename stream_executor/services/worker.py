@@ -1,0 +1,141 @@
+"""One worker process: Kafka, verification and audit around the sandbox's children.
+
+Everything is wired together here and nothing is decided here: lanes decide, ports
+act. The process holds keys and never runs guest code; its children run guest code
+and hold nothing.
+
+Started by the supervisor only (``python -m stream_executor.services.worker``), with
+orders on standard input. Ends 0 after a drain, 4 for a configuration that cannot
+work, 70 for our bug, and at once when the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+
+import structlog
+import uvloop
+from setproctitle import setproctitle
+
+from stream_executor.logs import configure_logs
+from stream_executor.model.errors import ConfigError, ExecutorError
+from stream_executor.services.lifeline import follow_supervisor, receive_orders
+from stream_executor.services.reports import ReportWriter
+from stream_executor.services.worker_runtime import WorkerRuntime
+from stream_executor.services.worker_settings import Reload, WorkerOrders
+
+EXIT_CONFIGURATION = 4
+EXIT_BUG = 70
+# The tick of reports, watchdog and position keeping, seconds.
+TICK_S = 0.5
+
+log = structlog.get_logger()
+
+
+def main() -> None:
+    """Run one worker until it is drained; never returns."""
+    orders = receive_orders()
+    setproctitle(f"wasm-executor: worker {orders.identity.slot}")
+    configure_logs(orders.settings.log_level)
+    sys.exit(uvloop.run(_run(orders)))
+
+
+async def _run(orders: WorkerOrders) -> int:
+    from stream_executor.http.tally import Tally
+
+    tally = Tally()
+    reports = ReportWriter(orders.report_fd, tally)
+    runtime = WorkerRuntime(orders, tally)
+    loop = asyncio.get_running_loop()
+    drain = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, drain.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+
+    def reload(order: Reload) -> None:
+        configure_logs(order.log_level)
+        runtime.reload()
+
+    # An abandoned worker is as good as killed: no drain, the next owner recovers.
+    lifeline = asyncio.create_task(follow_supervisor(reload))
+    lifeline.add_done_callback(lambda _: None if drain.is_set() else os._exit(0))
+    try:
+        await _until_drained(runtime, reports, drain)
+    except ConfigError as error:
+        reports.fault(str(error))
+        log.critical("worker.configuration", reason=str(error))
+        return EXIT_CONFIGURATION
+    except Exception as error:  # noqa: BLE001 - the process's outermost boundary
+        reports.fault(f"{type(error).__name__}: {error}")
+        known = isinstance(error, ExecutorError)
+        log.critical("worker.failed", reason=str(error), exc_info=not known)
+        return EXIT_BUG
+    else:
+        return 0
+    finally:
+        lifeline.cancel()
+
+
+async def _until_drained(
+    runtime: WorkerRuntime, reports: ReportWriter, drain: asyncio.Event
+) -> None:
+    """Start, report twice a second, drain when told to; raise what ends the worker."""
+    draining = asyncio.create_task(drain.wait())
+    starting = asyncio.create_task(runtime.start())
+    failure = runtime.failure
+    try:
+        while not draining.done():
+            with suppress(BrokenPipeError):
+                reports.send(runtime.state())
+            await asyncio.wait(
+                {draining, failure}, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if starting.done():
+                starting.result()
+                _settle_memory()
+            if failure.done():
+                failure.result()
+            runtime.tick(time.time())
+    finally:
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        ticking = asyncio.create_task(_keep_reporting(runtime, reports))
+        await runtime.drain()
+        ticking.cancel()
+        with suppress(BrokenPipeError):
+            reports.send(runtime.state())
+
+
+async def _keep_reporting(runtime: WorkerRuntime, reports: ReportWriter) -> None:
+    while True:
+        with suppress(BrokenPipeError):
+            reports.send(runtime.state())
+        await asyncio.sleep(TICK_S)
+
+
+_settled = False
+
+
+def _settle_memory() -> None:
+    """Take what start-up made out of the collector's sight, once.
+
+    Requests make no cycles; scanning everything that lives for ever costs a worker
+    7 % of its CPU (docs/adr, performance).
+    """
+    global _settled  # noqa: PLW0603 - once a process
+    if not _settled:
+        _settled = True
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+
+
+if __name__ == "__main__":
+    main()

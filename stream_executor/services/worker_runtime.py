@@ -1,0 +1,610 @@
+"""A worker's parts and how they are joined: the ``LaneWorld`` that lanes see.
+
+The consumer group says which partitions are ours (``GroupMembership``); records come
+through a second consumer whose positions are the lanes' own (``RequestFetcher``), so
+that a rebalance of the group moves no position. One loop fetches for all lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stream_executor import __version__
+from stream_executor.auth.deny import DenyList
+from stream_executor.auth.load import KeySource
+from stream_executor.auth.policy import Policy
+from stream_executor.auth.replay import ReplayBudget
+from stream_executor.auth.token import TokenProfile
+from stream_executor.http import metrics
+from stream_executor.http.status import LaneStatus
+from stream_executor.http.tally import Tally as MetricTally
+from stream_executor.kafka.admin import ClusterAdmin
+from stream_executor.kafka.connection import from_properties
+from stream_executor.kafka.gaps import GapProver
+from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.kafka.membership import GroupMembership
+from stream_executor.kafka.reader import PartitionReader
+from stream_executor.kafka.writer import LaneWriter, WriterOptions
+from stream_executor.lane.admission import AdmissionContext
+from stream_executor.lane.admission import Ceilings as AdmissionCeilings
+from stream_executor.lane.conclusion import LaneIdentity, Tally
+from stream_executor.lane.head import LaneHead
+from stream_executor.lane.lane import Lane, LaneSettings
+from stream_executor.lane.recovery import Expected
+from stream_executor.model.audit import (
+    ContextDigests,
+    LaneAcquired,
+    SchemaDigest,
+    Seal,
+)
+from stream_executor.model.errors import (
+    ConfigError,
+    IntegrityError,
+    TransientError,
+    UnavailableError,
+)
+from stream_executor.model.job import Limits
+from stream_executor.model.lanes import LaneState
+from stream_executor.modules.store import ModuleStore
+from stream_executor.modules.view import ControlView
+from stream_executor.sandbox.pool import SandboxConfig, SandboxPool
+from stream_executor.services.control_follower import ControlFollower
+from stream_executor.services.reports import WorkerState
+from stream_executor.services.worker_settings import WorkerOrders
+from stream_executor.wire import results
+from stream_executor.wire.schemas import schema_digests
+
+# Records of one poll: enough to amortise it, few enough not to hold the loop long.
+POLL_RECORDS = 200
+_POLL_MS = 100
+_POSITION_EVERY_S = 1.0
+_COMMIT_POSITIONS_EVERY_S = 5.0
+_REBALANCE_RELEASE_S = 2.0
+# A lane whose oldest request is unfinished this long after its deadline is stuck.
+_WATCHDOG_S = 60.0
+_ENCODERS = {"json": results.encode_json, "avro": results.encode_avro}
+
+log = structlog.get_logger()
+
+
+class WorkerRuntime:
+    """Everything one worker owns, from ``start`` to ``drain``.
+
+    Attributes:
+        failure: done when something ended that must not end; holds its exception.
+    """
+
+    def __init__(self, orders: WorkerOrders, tally: MetricTally) -> None:
+        settings, identity = orders.settings, orders.identity
+        self._orders = orders
+        self._tally = tally
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.process_key = Ed25519PrivateKey.from_private_bytes(
+            identity.process_secret_key
+        )
+        self.certificate = identity.certificate
+        self.replay_budget = ReplayBudget(settings.pace.replay_bytes)
+        pace = settings.pace
+        self.settings = LaneSettings(
+            window_requests=pace.window_requests,
+            window_bytes=pace.window_bytes,
+            max_result_bytes=settings.ceilings.result_bytes,
+            batch_bytes=WriterOptions().max_batch_bytes,
+            commit_requests=pace.commit_requests,
+            commit_bytes=pace.commit_bytes,
+            least_floor_s=pace.commit_floor_min_ms / 1000,
+            most_floor_s=pace.commit_floor_max_ms / 1000,
+            quiet_seal_s=pace.position_seal_s,
+        )
+        self._connection, ignored = from_properties(settings.kafka_properties)
+        for name in ignored:
+            log.warning("kafka.property_ignored", name=name)
+        self._topics = settings.topics
+        self._query = PartitionReader(self._connection)
+        self._follow = PartitionReader(self._connection)
+        self.prover = GapProver(self._connection)
+        self._fetcher = RequestFetcher(self._connection, self._topics.requests)
+        self.view = ControlView(settings.operator_public_key)
+        self._follower = ControlFollower(
+            self.view, self._topics.control, self._follow, self._query,
+            self._control_changed,
+        )  # fmt: skip
+        ceilings = settings.ceilings
+        self._modules = ModuleStore(
+            self.view, self._query, self._topics.modules, ceilings.hard_module_bytes
+        )
+        self.sandbox = SandboxPool(_sandbox_config(orders), self._load_module)
+        self._keys = KeySource.from_rules(settings.tokens, settings.secrets)
+        self._policy = _read_policy(settings.policy_path)
+        self._ceilings = AdmissionCeilings(
+            Limits(ceilings.fuel_units, ceilings.memory_bytes, ceilings.deadline_ms),
+            ceilings.module_bytes,
+            _output_bytes(ceilings.result_bytes, settings.result_encoding),
+        )
+        self._context: AdmissionContext | None = None
+        self._inline: dict[bytes, tuple[bytes, int]] = {}
+        self._lanes: dict[int, Lane] = {}
+        self._seeks: dict[int, int] = {}
+        self._paused: set[int] = set()
+        self._ends: dict[int, int] = {}
+        self._cluster_id = ""
+        self._membership: GroupMembership | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._work_to_fetch = asyncio.Event()
+        self._draining = False
+        self._ready = False
+        self._last_commit_s = 0.0
+        self._positions_at = self._committed_at = 0.0
+        self._note = "starting"
+
+    # -- life -----------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, read the views to their ends, start children, join the group.
+
+        Raises:
+            ConfigError: the topics, keys or operator key cannot be worked with.
+        """
+        self._note = "waiting for the brokers"
+        await self._retried(self._connect)
+        self._note = "reading the control topic"
+        self._spawn(self._follower.run())
+        await self._retried(self._follower.confirm)
+        if not self.view.begun:
+            message = (
+                f"{self._topics.control} holds no genesis: run `wasm-executor init`"
+            )
+            raise ConfigError(message)
+        self._note = "loading keys"
+        await self._retried(self._keys.load)
+        self._note = "starting the sandbox"
+        await self.sandbox.start()
+        self._spawn(self._fetch())
+        self._note = "joining the group"
+        membership = self._orders.settings.membership
+        self._membership = GroupMembership(
+            self._connection,
+            topic=self._topics.requests,
+            group=membership.group,
+            instance_id=self._orders.identity.instance,
+            on_assignment=self._assigned,
+            session_timeout_ms=membership.session_timeout_ms,
+            heartbeat_interval_ms=membership.heartbeat_ms,
+            rebalance_timeout_ms=membership.rebalance_timeout_ms,
+        )
+        await self._retried(self._membership.start)
+        self._note = ""
+        self._ready = True
+        log.info("worker.ready", instance=self._orders.identity.instance)
+
+    async def _connect(self) -> None:
+        for part in (self._query, self._follow, self.prover, self._fetcher):
+            await part.start()
+        async with ClusterAdmin(self._connection) as admin:
+            self._cluster_id = await admin.cluster_id()
+
+    async def _retried(self, step: Callable[[], Awaitable[object]]) -> None:
+        """Repeat a step of the start while the world is merely away."""
+        wait_s = 0.2
+        while True:
+            try:
+                await step()
+            except TransientError as error:
+                if str(error) != self._note:
+                    self._note = str(error)
+                    log.warning("worker.waiting", reason=self._note)
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, 5.0)
+            else:
+                return
+
+    async def drain(self) -> None:
+        """Stop intake, let lanes finish within the budget, leave in good order."""
+        self._draining = True
+        self._ready = False
+        budget_s = self._orders.settings.pace.drain_s
+        await asyncio.gather(
+            *(lane.release("drain", budget_s) for lane in self._lanes.values())
+        )
+        if self._membership is not None:
+            await self._membership.commit_positions(self._answered_positions())
+            if self._orders.settings.membership.leave_on_stop:
+                await self._membership.leave()
+            else:
+                await self._membership.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.sandbox.stop()
+        for part in (self._fetcher, self.prover, self._follow, self._query):
+            await part.close()
+        log.info("worker.drained")
+
+    def reload(self) -> None:
+        """Read key and policy files again; what cannot be read stays as it was."""
+        self._spawn(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            await self._keys.load()
+            self._policy = _read_policy(self._orders.settings.policy_path)
+        except (ConfigError, UnavailableError) as error:
+            log.error("worker.reload_refused", reason=str(error))  # noqa: TRY400
+            return
+        self._context = None
+        log.info("worker.reloaded")
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        """Run something for ever; if it fails, the worker does: never silently."""
+
+        async def watched() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - handed to the process
+                if not self.failure.done():
+                    self.failure.set_exception(error)
+
+        self._tasks.append(asyncio.create_task(watched()))
+
+    # -- assignment -----------------------------------------------------------
+
+    async def _assigned(self, partitions: set[int]) -> None:
+        """Keep retained lanes as they are, give up lost ones, acquire new ones.
+
+        Safety does not need the group: a lane that another worker has taken over is
+        fenced whatever this says.
+        """
+        if self._draining:
+            return
+        lost = [p for p in self._lanes if p not in partitions]
+        released = [self._lanes.pop(p) for p in lost]
+        self._positions_changed()
+        await asyncio.gather(
+            *(lane.release("rebalance", _REBALANCE_RELEASE_S) for lane in released)
+        )
+        for partition in sorted(partitions):
+            lane = self._lanes.get(partition)
+            if lane is None:
+                self._lanes[partition] = Lane(partition, self)
+                self._lanes[partition].start()
+            else:
+                lane.reassigned()
+
+    # -- fetching -------------------------------------------------------------
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Have the next poll of this partition begin at an offset."""
+        self._seeks[partition] = offset
+        self._work_to_fetch.set()
+
+    def _positions_changed(self) -> None:
+        self._seeks.setdefault(-1, 0)
+        self._work_to_fetch.set()
+
+    async def _fetch(self) -> None:
+        """Fetch for all running lanes, for ever."""
+        assigned: set[int] = set()
+        while True:
+            if self._seeks:
+                assigned = await self._place_positions()
+            if not assigned or not self._follower.confirmed:
+                await self._idle()
+                continue
+            self._pause_congested(assigned)
+            if assigned <= self._paused:
+                await asyncio.sleep(0.001)
+                continue
+            try:
+                fetched = await self._fetcher.getmany(
+                    max_records=POLL_RECORDS, timeout_ms=_POLL_MS
+                )
+            except TransientError as error:
+                log.warning("fetch.retried", reason=str(error))
+                await asyncio.sleep(0.1)
+                self._positions_changed()
+                continue
+            for partition, records in fetched.items():
+                lane = self._lanes.get(partition)
+                if lane is not None and partition not in self._seeks:
+                    lane.feed(records)
+            self._note_positions(assigned)
+            # Replies, commits and heartbeats run between two polls.
+            await asyncio.sleep(0)
+
+    async def _idle(self) -> None:
+        self._work_to_fetch.clear()
+        try:
+            await asyncio.wait_for(self._work_to_fetch.wait(), 0.5)
+        except TimeoutError:
+            pass
+
+    async def _place_positions(self) -> set[int]:
+        """Give the fetcher every running lane, each at the lane's own position."""
+        seeks, self._seeks = self._seeks, {}
+        positions = {
+            partition: seeks.get(partition, lane.fetch_position)
+            for partition, lane in self._lanes.items()
+            if lane.running
+        }
+        await self._fetcher.assign(positions)
+        self._paused.clear()
+        return set(positions)
+
+    def _pause_congested(self, assigned: set[int]) -> None:
+        congested = {
+            p
+            for p in assigned
+            if p not in self._lanes
+            or self._lanes[p].congested
+            or not self._lanes[p].running
+        }
+        if congested - self._paused:
+            self._fetcher.pause(congested - self._paused)
+        if self._paused - congested:
+            self._fetcher.resume(self._paused - congested)
+        self._paused = congested
+
+    def _note_positions(self, assigned: set[int]) -> None:
+        """Tell lanes where fetching stands when no record says it (markers)."""
+        now = time.monotonic()
+        if now - self._positions_at < _POSITION_EVERY_S:
+            return
+        self._positions_at = now
+        for partition in assigned - set(self._seeks):
+            lane = self._lanes.get(partition)
+            if lane is None:
+                continue
+            position = self._fetcher.position(partition)
+            if position is not None:
+                lane.reached(position)
+            end = self._fetcher.end(partition)
+            if end is not None:
+                self._ends[partition] = end
+
+    # -- what lanes ask (LaneWorld) ---------------------------------------------
+
+    def expected(self, partition: int) -> Expected:
+        """Give what the log of this partition must be."""
+        secret = self._orders.settings.secrets.deployment_secret
+        if secret is None:
+            message = "no deployment secret: run `wasm-executor init`"
+            raise ConfigError(message)
+        return Expected(
+            self._topics.requests, self._topics.results, self._topics.audit,
+            partition, self._cluster_id, self._orders.settings.operator_public_key,
+            self._believe, secret,
+        )  # fmt: skip
+
+    def _believe(self, seal: Seal) -> None:
+        if not self.view.fleet_key_valid(seal.fleet_key, seal.control_offset):
+            message = (
+                f"seal {seal.seq}: fleet key {seal.fleet_key.hex()[:16]}… was not "
+                f"enrolled at control offset {seal.control_offset}"
+            )
+            raise IntegrityError(message)
+
+    def reader(self) -> PartitionReader:
+        """Give the shared reader; reads of several lanes take turns."""
+        return self._query
+
+    def writer(self, partition: int, batch_bytes: int) -> LaneWriter:
+        """Give a new writer for a lane; it has fenced nobody yet."""
+        return LaneWriter(
+            self._connection,
+            results_topic=self._topics.results,
+            audit_topic=self._topics.audit,
+            partition=partition,
+            options=WriterOptions(max_batch_bytes=batch_bytes),
+        )
+
+    def opening(self, term: int, head: LaneHead) -> LaneAcquired:
+        """Give the lane.acquired leaf of a term; seq and prev are the caller's."""
+        identity, certificate = self._orders.identity, self.certificate
+        digests = self.context().digests
+        return LaneAcquired(
+            0, b"", term, head.lane_time, head.next, self.settings.window_requests,
+            certificate.process_key, certificate.fleet_key, certificate.certified_ms,
+            certificate.certificate, identity.incarnation, identity.instance,
+            self._orders.settings.membership.group, __version__, self.sandbox.engine,
+            self.sandbox.engine_config_s256, self._ceilings.limits,
+            list(self.sandbox.hardening),
+            [SchemaDigest(n, d) for n, d in schema_digests().items()],
+            digests.control_offset, digests.control_head, digests.policy_s256,
+            digests.keys_s256,
+        )  # fmt: skip
+
+    def identity(
+        self, partition: int, log_id: bytes, term: int, max_result_bytes: int
+    ) -> LaneIdentity:
+        """Give what stays the same for a lane during a term."""
+        return LaneIdentity(
+            self._topics.requests, partition, log_id, term, self.certificate,
+            self.sandbox.engine, _ENCODERS[self._orders.settings.result_encoding],
+            max_result_bytes,
+        )  # fmt: skip
+
+    def context(self) -> AdmissionContext:
+        """Give what decisions rest on now; the same object until it changes."""
+        context = self._context
+        keys = self._keys.current
+        if context is None or context.keys is not keys:
+            tokens = self._orders.settings.tokens
+            context = self._context = AdmissionContext(
+                keys,
+                TokenProfile(tokens.max_lifetime_s, tokens.max_append_age_s),
+                self._policy,
+                DenyList.of(self.view.denied),
+                self.view,
+                self._ceilings,
+                ContextDigests(
+                    self.view.next_offset, self.view.head, self._policy.s256,
+                    keys.digest,
+                ),
+            )  # fmt: skip
+        return context
+
+    def _control_changed(self) -> None:
+        self._context = None
+
+    def now_ms(self) -> int:
+        """Give this worker's clock, milliseconds since 1970 UTC."""
+        return time.time_ns() // 1_000_000
+
+    async def confirm_view(self) -> None:
+        """Return once the control view has passed the topic's present end."""
+        await self._follower.confirm()
+
+    def hold_inline(self, s256: bytes, module: bytes) -> None:
+        """Keep an inline module while a request with it is in flight."""
+        _, count = self._inline.get(s256, (module, 0))
+        self._inline[s256] = (module, count + 1)
+
+    def release_inline(self, s256: bytes) -> None:
+        """Let one hold of an inline module go."""
+        module, count = self._inline.pop(s256)
+        if count > 1:
+            self._inline[s256] = (module, count - 1)
+
+    async def _load_module(self, s256: bytes) -> bytes:
+        held = self._inline.get(s256)
+        if held is not None:
+            return held[0]
+        module = await self._modules.find(s256)
+        if module is None:
+            message = f"module {s256.hex()} is not published"
+            raise UnavailableError(message)
+        return module
+
+    # -- what lanes tell ----------------------------------------------------------
+
+    def committed(self, partition: int, tally: Tally, seconds: float) -> None:
+        """Count what a transaction held; it is committed."""
+        del partition
+        count, now_s = self._tally, time.time()
+        count.add(metrics.EXECUTIONS, tally.executed)
+        count.add(metrics.EXECUTIONS_FAILED, tally.executed_failed)
+        count.add(metrics.AUTH_SUCCESS, tally.authenticated)
+        count.add(metrics.AUTH_FAILED, tally.auth_failed)
+        count.add(metrics.FUEL_CONSUMED, tally.fuel_units)
+        for code, number in tally.by_code.items():
+            count.add(metrics.RESULTS, number, code)
+        for duration_us in tally.durations_us:
+            count.observe(metrics.EXECUTION_DURATION, duration_us / 1e6)
+        for timestamp in tally.timestamps:
+            count.observe(metrics.ANSWER_LATENCY, max(0.0, now_s - timestamp / 1000))
+        count.observe(metrics.COMMIT_DURATION, seconds)
+        self._last_commit_s = now_s
+
+    def changed(self, lane: Lane) -> None:
+        """Log a lane's new state; have the fetcher follow it."""
+        level = "warning" if lane.state in _TROUBLE else "info"
+        getattr(log, level)(
+            f"lane.{lane.state}", partition=lane.partition, reason=lane.reason,
+            term=lane.term,
+        )  # fmt: skip
+        self._positions_changed()
+
+    def failed(self, lane: Lane, error: BaseException) -> None:
+        """Log a lane that halts; a bug of ours ends the worker."""
+        log.error("lane.halted", partition=lane.partition, reason=str(error))
+        if not isinstance(error, IntegrityError) and not self.failure.done():
+            self.failure.set_exception(error)
+
+    # -- reporting ----------------------------------------------------------------
+
+    def tick(self, now_s: float) -> None:
+        """Keep the group's positions and look for lanes that are stuck."""
+        if self._membership is None or self._draining:
+            return
+        if now_s - self._committed_at >= _COMMIT_POSITIONS_EVERY_S:
+            self._committed_at = now_s
+            self._spawn_quietly(
+                self._membership.commit_positions(self._answered_positions())
+            )
+        deadline_s = self._ceilings.limits.deadline_ms / 1000 + _WATCHDOG_S
+        for lane in self._lanes.values():
+            if lane.stuck_for(asyncio.get_running_loop().time()) > deadline_s:
+                message = (
+                    f"lane {lane.partition}: the request at offset "
+                    f"{lane.head.next if lane.head else -1} is unfinished for more "
+                    f"than {deadline_s:.0f} s"
+                )
+                raise RuntimeError(message)
+
+    def _spawn_quietly(self, work: Awaitable[None]) -> None:
+        """Run something short whose failure does not matter."""
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda t: t.cancelled() or t.exception())
+
+    def _answered_positions(self) -> dict[int, int]:
+        return {
+            p: lane.head.next
+            for p, lane in self._lanes.items()
+            if lane.head is not None and lane.state is LaneState.RUNNING
+        }
+
+    def state(self) -> WorkerState:
+        """Give this worker's row of the status, and set the gauges."""
+        count = self._tally
+        count.set(metrics.CONCURRENT, self.sandbox.running)
+        count.set(metrics.CAPACITY, self.sandbox.capacity)
+        count.set(
+            metrics.IN_FLIGHT, sum(lane.in_flight for lane in self._lanes.values())
+        )
+        count.set(metrics.LAST_COMMIT, self._last_commit_s)
+        count.set(metrics.REPLAY_BYTES, self.replay_budget.used_bytes)
+        count.set(metrics.REPLAY_LIMIT, self.replay_budget.limit_bytes)
+        lanes = tuple(self._row(lane) for lane in self._lanes.values())
+        return WorkerState(
+            ready=self._ready,
+            audit_writable=not lanes
+            or any(lane.state is not LaneState.BLOCKED for lane in lanes),
+            note=self._note,
+            engine=self.sandbox.engine if self._ready else "",
+            hardening=tuple(self.sandbox.hardening) if self._ready else (),
+            lanes=lanes,
+        )
+
+    def _row(self, lane: Lane) -> LaneStatus:
+        return LaneStatus(
+            lane.partition,
+            lane.state,
+            lane.reason,
+            -1 if lane.head is None else lane.head.next,
+            self._ends.get(lane.partition, -1),
+            lane.term,
+            lane.in_flight,
+        )
+
+
+_TROUBLE = frozenset({LaneState.BLOCKED, LaneState.HALTED, LaneState.WAITING})
+
+
+def _sandbox_config(orders: WorkerOrders) -> SandboxConfig:
+    settings = orders.settings
+    ceilings = settings.ceilings
+    return SandboxConfig(
+        children=settings.children,
+        max_stack_bytes=ceilings.stack_bytes,
+        max_memory_bytes=max(ceilings.memory_bytes, ceilings.hard_memory_bytes),
+        max_module_bytes=ceilings.hard_module_bytes,
+        require_hardening=settings.require_hardening,
+    )
+
+
+def _read_policy(path: str | None) -> Policy:
+    return Policy.parse(b"" if path is None else Path(path).read_bytes())
+
+
+def _output_bytes(result_bytes: int, encoding: str) -> int:
+    """Most output that a result can carry: JSON spells three bytes with four."""
+    room = result_bytes - 8 * 1024
+    return room * 3 // 4 if encoding == "json" else room
