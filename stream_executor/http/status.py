@@ -11,7 +11,6 @@ import msgspec
 
 from stream_executor.model.lanes import LaneState
 
-
 # Nobody is needed for these: they work, or will by themselves.
 ABLE = frozenset(LaneState) - {LaneState.BLOCKED, LaneState.HALTED}
 
