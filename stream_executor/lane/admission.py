@@ -34,7 +34,7 @@ from stream_executor.auth.token import (
     verify_token,
 )
 from stream_executor.lane.entries import NO_HEADERS, Admitted, Refused
-from stream_executor.model.audit import ContextDigests, Principal
+from stream_executor.model.audit import ContextDigests
 from stream_executor.model.codes import CODES, Code
 from stream_executor.model.errors import IntegrityError, MalformedError
 from stream_executor.model.job import InvocationKind, Job, Limits, WasiInput
@@ -47,7 +47,7 @@ from stream_executor.model.request import (
     Invocation,
     ModuleName,
 )
-from stream_executor.modules.view import ControlView, PublishedModule
+from stream_executor.modules.view import ControlView
 from stream_executor.wire.requests import (
     ModuleTooLargeError,
     decode_request,
@@ -137,7 +137,7 @@ class Admission:
             record.headers, value, self.place, self.lane_time, context.keys,
             context.profile,
         )  # fmt: skip
-        if type(token) is Refusal:
+        if isinstance(token, Refusal):
             return self._refused_token(record, token, salt, digest, now_ms)
         code, message, spent = self._authorize(token, context)
         request: ExecutionRequest | None = None
@@ -178,7 +178,7 @@ class Admission:
         ref = request.module
         grant: Limits | None = None
         name: str | None = None
-        if type(ref) is InlineModule:
+        if isinstance(ref, InlineModule):
             s256 = sha256(ref.bytes).digest()
         else:
             published = context.view.resolve(ref)
@@ -193,12 +193,12 @@ class Admission:
                 message = f"the module has {published.size_bytes} bytes"
                 return _refuse(verified, Code.MODULE_TOO_LARGE, message)
             s256, grant = published.s256, published.grant
-            name = str(ref) if type(ref) is ModuleName else _name_of(published)
+            name = str(ref) if isinstance(ref, ModuleName) else published.name
         if s256 in context.view.denied.modules:
             return _refuse(verified, Code.DENIED_BY_POLICY, "the module is denied")
         function = _function_of(request.invocation)
         allowed = context.policy.decide(verified.token.principal, name, s256, function)
-        if type(allowed) is not PolicyGrant:
+        if not isinstance(allowed, PolicyGrant):
             return _refuse(verified, Code.DENIED_BY_POLICY, "not in the policy")
         limits = effective_limits(grant or ceilings.limits, request, allowed)
         return Admitted(
@@ -206,7 +206,7 @@ class Admission:
             verified.decided_ms, request.request_id, verified.token.principal, name,
             job_of(request, s256, limits, ceilings.output_bytes, verified),
             verified.salt, verified.body_digest, 2 * len(verified.value) + 512,
-            verified.headers, type(ref) is InlineModule,
+            verified.headers, isinstance(ref, InlineModule),
         )  # fmt: skip
 
     def _advance(self, offset: int, timestamp: int, kind: int, now_ms: int) -> None:
@@ -282,16 +282,16 @@ def job_of(
 ) -> Job:
     """Give the sandbox's job for a request; the same for a re-execution."""
     invocation = request.invocation
-    if type(invocation) is Call:
-        kind, function, payload = InvocationKind.CALL, invocation.function, invocation.args  # noqa: E501
-        wasi = None
-    elif type(invocation) is Bytes:
-        kind, function, payload, wasi = InvocationKind.BYTES, "run", invocation.input, None  # noqa: E501
+    wasi = None
+    if isinstance(invocation, Call):
+        kind, payload = InvocationKind.CALL, invocation.args
+    elif isinstance(invocation, Bytes):
+        kind, payload = InvocationKind.BYTES, invocation.input
     else:
-        kind, function, payload = InvocationKind.WASI, "_start", invocation.stdin
+        kind, payload = InvocationKind.WASI, invocation.stdin
         wasi = WasiInput(invocation.args, invocation.env, invocation.files)
     return Job(
-        module_s256, kind, function, payload, limits, output_bytes,
+        module_s256, kind, _function_of(invocation), payload, limits, output_bytes,
         verified.lane_time, guest_seed(module_s256, verified.value), wasi,
     )  # fmt: skip
 
@@ -311,13 +311,9 @@ def carried(headers: Headers) -> list[tuple[str, bytes]]:
 
 
 def _function_of(invocation: Invocation) -> str:
-    if type(invocation) is Call:
+    if isinstance(invocation, Call):
         return invocation.function
-    return "run" if type(invocation) is Bytes else "_start"
-
-
-def _name_of(published: PublishedModule) -> str | None:
-    return published.name
+    return "run" if isinstance(invocation, Bytes) else "_start"
 
 
 def _refuse(verified: Verified, code: Code, message: str) -> Refused:
@@ -327,12 +323,3 @@ def _refuse(verified: Verified, code: Code, message: str) -> Refused:
         verified.request.request_id, verified.token.principal, True,
         len(verified.value), verified.headers,
     )  # fmt: skip
-
-
-__all__ = [
-    "Admission",
-    "AdmissionContext",
-    "Ceilings",
-    "Principal",
-    "Verified",
-]

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stream_executor.audit.chain import leaf_hash
 from stream_executor.audit.digests import INPUT_TAG, OUTPUT_TAG, content_digest
@@ -28,7 +28,6 @@ from stream_executor.lane.entries import (
 )
 from stream_executor.lane.head import LaneHead, SpentSeal
 from stream_executor.model.audit import (
-    ZERO32,
     Certificate,
     Context,
     LaneAcquired,
@@ -38,11 +37,13 @@ from stream_executor.model.audit import (
     Seal,
 )
 from stream_executor.model.codes import CODES, Code, Status
-from stream_executor.model.errors import MisuseError
 from stream_executor.model.job import InvocationKind, Job, Report
 from stream_executor.model.record import OutRecord, Range
 from stream_executor.model.result import ExecutionResult
 from stream_executor.wire.avro import CODECS, encode
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 STATUS_OF: dict[str | None, str] = {
     None: Status.SUCCEEDED.value,
@@ -125,7 +126,8 @@ def conclude(
         identity: the lane's constants.
         key: the process key that signs the seal.
         head: where the lane stands.
-        entries, reports: the prefix, in offset order, one report an entry.
+        entries: the prefix, in offset order.
+        reports: one for each entry.
         opening: the lane.acquired leaf that begins a term (its seq and prev are set
             here).
         closing: reason of a lane.released leaf that ends the term.
@@ -136,29 +138,25 @@ def conclude(
     if opening is not None:
         context_seq = writer.seq
         writer.leaf(
-            encode(
-                msgspec.structs.replace(opening, seq=writer.seq, prev=writer.prev)
-            )
+            encode(msgspec.structs.replace(opening, seq=writer.seq, prev=writer.prev))
         )
         writer.context_seq = context_seq
         writer.control_offset = opening.control_offset
     at, count = 0, len(entries)
     while at < count:
-        entry = entries[at]
-        kind = type(entry)
-        if kind is Admitted:
-            writer.executed(entry, reports[at])  # type: ignore[arg-type]
-            at += 1
-        elif kind is Refused:
-            end = _shared_until(entries, at)
-            writer.refused(entry, entries[end - 1], end - at)  # type: ignore[arg-type]
-            at = end
-        elif kind is Gap:
-            writer.gap(entry)  # type: ignore[arg-type]
-            at += 1
+        entry, end = entries[at], at + 1
+        if isinstance(entry, Admitted):
+            writer.executed(entry, reports[at])
+        elif isinstance(entry, Refused):
+            end = _shared_until(entries, at, entry)
+            last = entries[end - 1]
+            assert isinstance(last, Refused)  # noqa: S101 - what shares an answer
+            writer.refused(entry, last, end - at)
+        elif isinstance(entry, Gap):
+            writer.gap(entry)
         else:
-            writer.context(entry)  # type: ignore[arg-type]
-            at += 1
+            writer.context(entry)
+        at = end
     if closing is not None:
         writer.leaf(
             encode(
@@ -212,18 +210,15 @@ def _sized(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-def _shared_until(entries: Sequence[Entry], at: int) -> int:
-    """Give the end of the run of refusals that share the answer of ``entries[at]``."""
-    first = entries[at]
+def _shared_until(entries: Sequence[Entry], at: int, first: Refused) -> int:
+    """Give the end of the run of refusals that share the answer of ``first``."""
     end = at + 1
-    if type(first) is not Refused:
-        raise MisuseError
     if first.principal is not None or not first.code.startswith(SHARED_PREFIX):
         return end
     while end < len(entries):
         entry = entries[end]
         if (
-            type(entry) is not Refused
+            not isinstance(entry, Refused)
             or entry.principal is not None
             or entry.code != first.code
             or entry.offset != first.offset + (end - at)
@@ -247,7 +242,7 @@ class _Writer:
         self.anchor = (head.anchor_offset, head.anchor_timestamp, head.anchor_digest)
         self.lane_time = head.lane_time
         self.spent: list[bytes] = []
-        self.statuses = dict.fromkeys(Status, 0)
+        self.statuses: dict[str, int] = dict.fromkeys(Status, 0)
         self.results: list[OutRecord] = []
         self.audit: list[bytes] = []
         self.tally = Tally()
@@ -299,7 +294,7 @@ class _Writer:
             tally.executed_failed += 1
         self._count(code, 1)
 
-    def refused(self, first: Refused, last: Entry, count: int) -> None:
+    def refused(self, first: Refused, last: Refused, count: int) -> None:
         identity = self.identity
         status = STATUS_OF[first.code]
         alone = count == 1
@@ -314,7 +309,6 @@ class _Writer:
         )  # fmt: skip
         value = identity.encode_result(result)
         self.results.append(OutRecord(value, first.headers if alone else NO_HEADERS))
-        assert type(last) is Refused  # noqa: S101 - by _shared_until
         self.leaf(
             _encode_refused(
                 RequestRefused(
@@ -363,12 +357,14 @@ class _Writer:
             from_seq, from_offset = window[0].seq, window[0].audit_offset
         else:
             from_seq, from_offset = self.seq, before.audit_offset
-        certificate = identity.certificate
+        certificate, statuses = identity.certificate, self.statuses
         seal = Seal(
             self.seq, self.prev, identity.log_id, identity.partition, identity.term,
             before.next, self.next, self.answered, self.gaps, *self.anchor,
             self.lane_time, from_seq, from_offset, spent, self.control_offset,
-            self.context_seq, *self.statuses.values(), certificate.process_key,
+            self.context_seq, statuses[Status.SUCCEEDED], statuses[Status.FAILED],
+            statuses[Status.REJECTED], statuses[Status.EXPIRED],
+            statuses[Status.QUARANTINED], certificate.process_key,
             certificate.fleet_key, certificate.certified_ms, certificate.certificate,
         )  # fmt: skip
         value = signed(seal, key)
@@ -390,7 +386,7 @@ class _Writer:
         self.anchor = (entry.offset, entry.timestamp, entry.body_digest)
         self.lane_time = entry.lane_time
         self.tally.timestamps.append(entry.timestamp)
-        self.statuses[status] += count  # type: ignore[index]
+        self.statuses[status] += count
 
     def _count(self, code: str | None, count: int) -> None:
         by_code = self.tally.by_code
@@ -414,6 +410,3 @@ def safe_message(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[
         :512
     ]
-
-
-__all__ = ["ZERO32", "LaneIdentity", "Tally", "Transaction", "conclude"]

@@ -51,7 +51,7 @@ class LaneHead(msgspec.Struct, frozen=True):
     audit_offset: int = 0
     spent_seals: tuple[SpentSeal, ...] = ()
 
-    def moved(  # noqa: PLR0913 - one argument a field
+    def moved(
         self,
         seq: int,
         head_hash: bytes,

@@ -19,13 +19,13 @@ integrity (blocked with back-off, or halted for good).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stream_executor.audit.digests import Salter
 from stream_executor.auth.replay import ReplayBudget, ReplayWindow
@@ -45,25 +45,29 @@ from stream_executor.lane.entries import (
 )
 from stream_executor.lane.head import REPLAY_HORIZON_MS, LaneHead
 from stream_executor.lane.pace import CommitPace
-from stream_executor.lane.ports import (
-    GapProver,
-    LogReader,
-    Sandbox,
-    TransactionalWriter,
-)
 from stream_executor.lane.recovery import Expected, Recovered, recover
 from stream_executor.lane.window import InFlightWindow
-from stream_executor.model.audit import Certificate, LaneAcquired
 from stream_executor.model.errors import (
     BrokerRefusedError,
     FencedError,
     IntegrityError,
     TransientError,
 )
-from stream_executor.model.job import Job, Report
 from stream_executor.model.lanes import LaneState
-from stream_executor.model.record import Record
 from stream_executor.model.request import InlineModule
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from stream_executor.lane.ports import (
+        GapProver,
+        LogReader,
+        Sandbox,
+        TransactionalWriter,
+    )
+    from stream_executor.model.audit import Certificate, LaneAcquired
+    from stream_executor.model.job import Job, Report
+    from stream_executor.model.record import Record
 
 _RETRY_S = (0.05, 0.2, 1.0, 3.0)
 _BLOCKED_RETRY_S = 15.0
@@ -107,22 +111,63 @@ class LaneWorld(Protocol):
     certificate: Certificate
     replay_budget: ReplayBudget
 
-    def expected(self, partition: int) -> Expected: ...
-    def reader(self) -> LogReader: ...
-    def writer(self, partition: int, batch_bytes: int) -> TransactionalWriter: ...
-    def opening(self, term: int, head: LaneHead) -> LaneAcquired: ...
+    def expected(self, partition: int) -> Expected:
+        """Give what the log of a partition must be."""
+        ...
+
+    def reader(self) -> LogReader:
+        """Give a reader for recovery."""
+        ...
+
+    def writer(self, partition: int, batch_bytes: int) -> TransactionalWriter:
+        """Give a new writer that has fenced nobody yet."""
+        ...
+
+    def opening(self, term: int, head: LaneHead) -> LaneAcquired:
+        """Give a term's lane.acquired leaf; seq and prev are the lane's."""
+        ...
+
     def identity(
         self, partition: int, log_id: bytes, term: int, max_result_bytes: int
-    ) -> LaneIdentity: ...
-    def context(self) -> AdmissionContext: ...
-    def now_ms(self) -> int: ...
-    async def confirm_view(self) -> None: ...
-    def hold_inline(self, s256: bytes, module: bytes) -> None: ...
-    def release_inline(self, s256: bytes) -> None: ...
-    def seek(self, partition: int, offset: int) -> None: ...
-    def committed(self, partition: int, tally: Tally, seconds: float) -> None: ...
-    def changed(self, lane: Lane) -> None: ...
-    def failed(self, lane: Lane, error: BaseException) -> None: ...
+    ) -> LaneIdentity:
+        """Give a lane's constants during a term."""
+        ...
+
+    def context(self) -> AdmissionContext:
+        """Give what decisions rest on; the same object until it changes."""
+        ...
+
+    def now_ms(self) -> int:
+        """Give the worker's clock, milliseconds since 1970 UTC."""
+        ...
+
+    async def confirm_view(self) -> None:
+        """Return once the control view has passed the topic's present end."""
+        ...
+
+    def hold_inline(self, s256: bytes, module: bytes) -> None:
+        """Keep an inline module's bytes for the sandbox."""
+        ...
+
+    def release_inline(self, s256: bytes) -> None:
+        """Let one hold go."""
+        ...
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Have records fetched from this offset on."""
+        ...
+
+    def committed(self, partition: int, tally: Tally, seconds: float) -> None:
+        """Count a committed transaction that took so long."""
+        ...
+
+    def changed(self, lane: Lane) -> None:
+        """Take note of the lane's new state."""
+        ...
+
+    def failed(self, lane: Lane, error: BaseException) -> None:
+        """Take note that the lane halted, and why."""
+        ...
 
 
 class Lane:
@@ -258,10 +303,8 @@ class Lane:
     async def _wait_to_retry(self, wait_s: float) -> None:
         if self.state is LaneState.WAITING:
             self._reassigned.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._reassigned.wait(), wait_s)
-            except TimeoutError:
-                pass
         else:
             await asyncio.sleep(wait_s)
         self._become(LaneState.ACQUIRING, self.reason)
@@ -353,7 +396,7 @@ class Lane:
                     self._wait_for(self._prove(record.offset))
                     break
                 decision = admission.verify(record, context, now_ms)
-                if type(decision) is Verified:
+                if isinstance(decision, Verified):
                     placed = admission.place_module(
                         decision, context, view_confirmed=False
                     )
@@ -362,7 +405,7 @@ class Lane:
                         break
                     self._add(placed, decision, jobs)
                 else:
-                    self._add(decision, None, jobs)  # type: ignore[arg-type]
+                    self._add(decision, None, jobs)
                 self._pop_inbox()
         except IntegrityError as error:
             self._fail(error)
@@ -382,11 +425,11 @@ class Lane:
     ) -> None:
         slot = self.window.add(entry)
         self.expected = entry.offset + 1
-        if type(entry) is not Admitted:
+        if not isinstance(entry, Admitted):
             return
         if entry.inline and verified is not None:
             module = verified.request.module
-            assert type(module) is InlineModule  # noqa: S101 - what inline means
+            assert isinstance(module, InlineModule)  # noqa: S101 - what inline means
             self._world.hold_inline(entry.job.module_s256, module.bytes)
         of_issuer = jobs.get(entry.principal.iss)
         if of_issuer is None:
@@ -498,11 +541,11 @@ class Lane:
                     return
 
     async def _wait_for_work(self) -> None:
-        timeout_s = self._world.settings.quiet_seal_s if self._quiet_since is not None else None
-        try:
+        timeout_s = (
+            self._world.settings.quiet_seal_s if self._quiet_since is not None else None
+        )
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), timeout_s)
-        except TimeoutError:
-            pass
         self._wake.clear()
         if self._failure is not None:
             raise self._failure
@@ -515,10 +558,13 @@ class Lane:
         """Whether the finished prefix is worth a transaction now."""
         if not self.window.finished:
             return False
-        if any(type(e) in (Admitted, Refused) for e in self.window.peek()):
+        if any(isinstance(e, Admitted | Refused) for e in self.window.peek()):
             return True
         now = asyncio.get_running_loop().time()
-        return self._quiet_since is not None and now - self._quiet_since >= self._world.settings.quiet_seal_s
+        return (
+            self._quiet_since is not None
+            and now - self._quiet_since >= self._world.settings.quiet_seal_s
+        )
 
     def _closed_and_drained(self) -> bool:
         """Whether the lane closes and nothing finished or running is left."""
@@ -538,7 +584,7 @@ class Lane:
         await self._publish(transaction)  # 9, 10
         self._quiet_since = None
         for entry in entries:
-            if type(entry) is Admitted and entry.inline:
+            if isinstance(entry, Admitted) and entry.inline:
                 self._world.release_inline(entry.job.module_s256)
         seconds = asyncio.get_running_loop().time() - started
         self._world.committed(self.partition, transaction.tally, seconds)  # 11
@@ -547,9 +593,7 @@ class Lane:
     async def _publish(self, transaction: Transaction) -> None:
         assert self._writer is not None  # noqa: S101 - set before every publish
         assert self._admission is not None  # noqa: S101
-        acknowledged = await self._writer.commit(
-            transaction.results, transaction.audit
-        )
+        acknowledged = await self._writer.commit(transaction.results, transaction.audit)
         base = acknowledged.audit_base
         assert base is not None  # noqa: S101 - every transaction has a seal
         self.head = transaction.head.acknowledged(base)
@@ -565,7 +609,7 @@ class Lane:
     def _forget(self) -> None:
         """Drop everything in memory: another life begins with the log."""
         for entry in self.window.drain():
-            if type(entry) is Admitted and entry.inline:
+            if isinstance(entry, Admitted) and entry.inline:
                 self._world.release_inline(entry.job.module_s256)
         self._generation += 1
         self._failure = None
@@ -584,6 +628,3 @@ class Lane:
         writer, self._writer = self._writer, None
         if writer is not None:
             await writer.close()
-
-
-WorldFactory = Callable[[], LaneWorld]

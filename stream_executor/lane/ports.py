@@ -6,20 +6,27 @@ three classes of ``model.errors``: fenced, indefinite, refused.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from stream_executor.model.job import Job, Report
-from stream_executor.model.record import OutRecord, Range, Record
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from stream_executor.model.job import Job, Report
+    from stream_executor.model.record import OutRecord, Range, Record
 
 
 class Acknowledged(Protocol):
     """Base offsets of one committed transaction; None where a topic got nothing."""
 
     @property
-    def results_base(self) -> int | None: ...
+    def results_base(self) -> int | None:
+        """Offset of the first result."""
+        ...
+
     @property
-    def audit_base(self) -> int | None: ...
+    def audit_base(self) -> int | None:
+        """Offset of the first leaf."""
+        ...
 
 
 class TransactionalWriter(Protocol):
@@ -45,7 +52,10 @@ class TransactionalWriter(Protocol):
 class LogReader(Protocol):
     """Reads stretches of partitions, committed records only."""
 
-    async def begin_offset(self, topic: str, partition: int) -> int: ...
+    async def begin_offset(self, topic: str, partition: int) -> int:
+        """Give the first offset that is still kept."""
+        ...
+
     async def end_offset(self, topic: str, partition: int) -> int:
         """Give the end including what is not committed yet."""
         ...
@@ -75,4 +85,6 @@ class Sandbox(Protocol):
         issuer: str,
         jobs: list[Job],
         on_reports: Callable[[int, list[Report]], None],
-    ) -> None: ...
+    ) -> None:
+        """Run jobs of one issuer."""
+        ...

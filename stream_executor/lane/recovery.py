@@ -18,6 +18,7 @@ Source: design decisions 1 and 2 in docs/adr; ``audit.segments`` for what a leaf
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,13 +26,15 @@ from stream_executor.audit.chain import ChainHead, leaf_hash
 from stream_executor.audit.digests import BODY_TAG, Salter, content_digest
 from stream_executor.audit.segments import Segment, SegmentParser, link_of
 from stream_executor.audit.signing import verify_signed
-from stream_executor.auth.replay import ReplayWindow
 from stream_executor.lane.head import LaneHead, SpentSeal
-from stream_executor.lane.ports import LogReader
 from stream_executor.model.audit import Genesis, Seal
 from stream_executor.model.errors import IntegrityError, MalformedError
 from stream_executor.wire.avro import CODECS, class_of
 from stream_executor.wire.results import decode_result
+
+if TYPE_CHECKING:
+    from stream_executor.auth.replay import ReplayWindow
+    from stream_executor.lane.ports import LogReader
 
 _FIRST_LOOK_BACK = 256
 _LOOK_BACK_FACTOR = 8
@@ -186,9 +189,7 @@ async def _from_window(
         foreign.extend(segment.foreign if len(first_seq) > 1 else ())
         if seal.spent and seal.seq >= last.window_from_seq:
             window.load(seal.spent, seal.lane_time)
-            spent.append(
-                SpentSeal(seal.seq, segment.leaves[0].offset, seal.lane_time)
-            )
+            spent.append(SpentSeal(seal.seq, segment.leaves[0].offset, seal.lane_time))
 
     await _parse(reader, expected, parser, start, end, take)
     seal, head = parser.last, parser.head

@@ -7,11 +7,14 @@ never lets an unfinished request be overtaken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from stream_executor.lane.entries import Admitted, Entries, Entry
 from stream_executor.model.errors import MisuseError
 from stream_executor.model.job import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Entries that need no guest are finished from the start.
 DECIDED = Report()

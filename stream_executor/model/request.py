@@ -34,7 +34,7 @@ class ModuleDigest(msgspec.Struct, frozen=True, gc=False):
 class InlineModule(msgspec.Struct, frozen=True, gc=False):
     """The module's own bytes, at most ``MAX_INLINE_MODULE_BYTES``."""
 
-    bytes: bytes
+    bytes: bytes  # noqa: A003 - the schema field's name
 
 
 ModuleRef = ModuleName | ModuleDigest | InlineModule

@@ -12,8 +12,7 @@ Not here: requests and results, which have a JSON form too.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_type_hints
 
 import msgspec
 from fastavro import schemaless_reader
@@ -28,6 +27,9 @@ from stream_executor.wire.schemas import (
     parsed_schema,
     raw_schema,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # The words that a signature covers; also the event kinds that tools print.
 KINDS: dict[type, str] = {
@@ -73,7 +75,7 @@ def _varint(value: int) -> bytes:
     if rest < 1 << 21:
         return bytes((rest & 0x7F | 0x80, rest >> 7 & 0x7F | 0x80, rest >> 14))
     out = bytearray()
-    while rest > 0x7F:
+    while rest >= 1 << 7:
         out.append(rest & 0x7F | 0x80)
         rest >>= 7
     out.append(rest)
@@ -136,7 +138,7 @@ class _Generator:
             parts += self.value(field["type"], f"{at}.{name}", hints[name])
         return parts
 
-    def value(self, schema: Any, at: str, hint: Any) -> list[str]:  # noqa: ANN401, PLR0911 - one return a schema kind
+    def value(self, schema: Any, at: str, hint: Any) -> list[str]:  # noqa: PLR0911 - one return a schema kind
         if isinstance(schema, str):
             if schema in self.named:
                 return self.value(self.named[schema], at, hint)
@@ -175,20 +177,20 @@ class _Generator:
         message = f"no writer for Avro type {schema}"
         raise NotImplementedError(message)
 
-    def part(self, schema: Any, hint: Any) -> str:  # noqa: ANN401
+    def part(self, schema: Any, hint: Any) -> str:
         """Define a function for one value and give its name in the scope."""
         body = ", ".join(self.value(schema, "x", hint))
         name = f"P{len(self.scope)}"
         self.scope[name] = self.define("x", f"b''.join(({body},))")
         return name
 
-    def optional(self, schema: list[Any], at: str, hint: Any) -> str:  # noqa: ANN401
+    def optional(self, schema: list[Any], at: str, hint: Any) -> str:
         inner = next(h for h in hint.__args__ if h is not type(None))
         name = self.part(schema[1], inner)
         v = self.fresh()
         return f"b'\\x00' if ({v} := {at}) is None else b'\\x02' + {name}({v})"
 
-    def array(self, items: Any, at: str, hint: Any) -> str:  # noqa: ANN401
+    def array(self, items: Any, at: str, hint: Any) -> str:
         """One block, then the end: the only form that we write."""
         name = self.part(items, hint.__args__[0])
         v = self.fresh()
@@ -196,7 +198,7 @@ class _Generator:
         return f"{block} if ({v} := {at}) else b'\\x00'"
 
 
-def _builder(schema: Any, hint: Any, named: dict[str, Any]) -> Callable[[Any], Any]:  # noqa: ANN401
+def _builder(schema: Any, hint: Any, named: dict[str, Any]) -> Callable[[Any], Any]:
     """Give the function that turns fastavro's plain value into the model's."""
     if isinstance(schema, str):
         return _builder(named[schema], hint, named) if schema in named else _same
@@ -217,7 +219,7 @@ def _builder(schema: Any, hint: Any, named: dict[str, Any]) -> Callable[[Any], A
     return _record_builder(schema, _NESTED[schema["name"]], named)
 
 
-def _same(value: Any) -> Any:  # noqa: ANN401
+def _same(value: Any) -> Any:
     return value
 
 

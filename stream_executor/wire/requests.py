@@ -233,7 +233,9 @@ def _from_json(value: bytes) -> ExecutionRequest:
         invocation,
         None
         if limits is None
-        else RequestedLimits(limits.fuel_units, limits.memory_bytes, limits.deadline_ms),
+        else RequestedLimits(
+            limits.fuel_units, limits.memory_bytes, limits.deadline_ms
+        ),
         plain.not_after_ms,
     )
 
@@ -313,7 +315,7 @@ def _from_avro(value: bytes) -> ExecutionRequest:
     return request
 
 
-def _body_of(tagged: Any) -> Any:  # noqa: ANN401 - fastavro's plain values
+def _body_of(tagged: Any) -> Any:
     """Drop the record name that fastavro puts before a union's record."""
     return tagged[1] if isinstance(tagged, tuple) else tagged
 
@@ -397,10 +399,10 @@ def _validate(request: ExecutionRequest) -> None:
     if not REQUEST_ID.fullmatch(request.request_id):
         message = f"request_id does not match {REQUEST_ID.pattern}"
         raise MalformedError(message)
-    if type(request.module) is not ModuleName:
-        _validate_module(request.module)
-    elif request.module is not _MODULE_REFS.get(str(request.module)):
-        _validate_module(request.module)
+    module = request.module
+    # A name that was parsed from text has been validated when it was remembered.
+    if not isinstance(module, ModuleName) or _MODULE_REFS.get(str(module)) != module:
+        _validate_module(module)
     invocation = request.invocation
     if isinstance(invocation, Call):
         _validate_text("function", invocation.function, 256)
@@ -409,6 +411,10 @@ def _validate(request: ExecutionRequest) -> None:
             raise MalformedError(message)
     elif isinstance(invocation, Wasi):
         _validate_wasi(invocation)
+    _validate_limits(request)
+
+
+def _validate_limits(request: ExecutionRequest) -> None:
     limits = request.limits
     if limits is not None:
         for name in ("fuel_units", "memory_bytes", "deadline_ms"):

@@ -55,7 +55,7 @@ def raw_schema(name: str) -> dict[str, Any]:
 
 
 @cache
-def parsed_schema(name: str) -> Any:  # noqa: ANN401 - fastavro's own opaque form
+def parsed_schema(name: str) -> Any:
     """Give one schema as fastavro wants it."""
     return parse_schema(raw_schema(name))
 
