@@ -20,6 +20,8 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
+from rich.console import Console
+
 from stream_executor.embedded import guardian
 from stream_executor.embedded.ahead_of_time import Training
 from stream_executor.embedded.configuration import (
@@ -152,6 +154,7 @@ class EmbeddedKafka:
         grace_s = 0.0 if self._data is None else _GRACE_S
         if self._training:
             grace_s = _TRAINING_GRACE_S
+            Console(stderr=True).print("Kafka prepares faster starts: once, 5 to 10 s")
         try:
             guard.communicate(b"%f\n" % grace_s)
         finally:

@@ -34,10 +34,13 @@ _PR_SET_PDEATHSIG = 1
 
 def main(parent: int, folder: str, command: list[str]) -> int:
     """Run the three steps of the module's docstring; return the exit code."""
-    # The parent decides when to stop. (A handler, as an ignored signal would be
-    # inherited by Java, which then could not be stopped by it either.)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    # The parent decides when to stop, so these do nothing, and Java's end wakes us up.
+    # (Handlers: an ignored signal would be ignored by Java too, which inherits that.)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
+    signalled, wake_up = os.pipe()
+    os.set_blocking(wake_up, False)
+    signal.set_wakeup_fd(wake_up)
     libc = ctypes.CDLL(None)
     guardian = os.getpid()
 
@@ -47,19 +50,15 @@ def main(parent: int, folder: str, command: list[str]) -> int:
         if os.getppid() != guardian:
             os._exit(1)
 
-    # Java holds the writing end: when it has ended, the reading end says so.
-    ended, held_by_java = os.pipe()
     java = subprocess.Popen(  # 1
         command,
         stdin=subprocess.DEVNULL,
         stdout=2,
-        pass_fds=[held_by_java],
         preexec_fn=die_with_guardian,  # noqa: PLW1509 - one thread
         process_group=0,
     )
-    os.close(held_by_java)
     os.write(1, b"%d\n" % java.pid)
-    _wait(parent, java, ended)  # 2
+    _wait(parent, java, signalled)  # 2
     with contextlib.suppress(ProcessLookupError):  # 3
         os.killpg(java.pid, signal.SIGKILL)
     code = java.wait()
@@ -68,19 +67,22 @@ def main(parent: int, folder: str, command: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _wait(parent: int, java: subprocess.Popen[bytes], ended: int) -> None:
+def _wait(parent: int, java: subprocess.Popen[bytes], signalled: int) -> None:
     """Return when Java has ended or has no more time to."""
-    watched, deadline = [ended, 0], math.inf
+    watched, deadline = [signalled, 0], math.inf
     while os.getppid() == parent and time.monotonic() < deadline:
-        readable, _, _ = select.select(watched, [], [], _LOOK_S)
-        if ended in readable:
-            return
-        if readable:
+        look_s = min(_LOOK_S, deadline - time.monotonic())
+        readable, _, _ = select.select(watched, [], [], max(0.0, look_s))
+        if signalled in readable:
+            os.read(signalled, 64)
+            if java.poll() is not None:
+                return
+        if 0 in readable:
             order = os.read(0, 32)
             if not order:
                 return
             java.terminate()
-            watched, deadline = [ended], time.monotonic() + float(order)
+            watched, deadline = [signalled], time.monotonic() + float(order)
 
 
 if __name__ == "__main__":
