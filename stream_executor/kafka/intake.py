@@ -1,0 +1,415 @@
+"""Fetch committed records of many partitions at once, from offsets that we name.
+
+The worker's only source of requests. No group decides what is fetched (``membership``
+merely suggests), nothing is committed and nothing is reset: a position is what the
+audit log says. It moves over markers and aborted records. Bytes are hostile here:
+every offset comes out as a record or as a ``DamagedRecord``, and a failure belongs to
+its partition and stops no other.
+
+Not here: what a record means, and which gaps are proven (``gaps``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.protocol.fetch import FetchRequest
+
+from stream_executor.kafka.batches import parse_batches
+from stream_executor.kafka.client import READ_COMMITTED, BrokerClient, read_partition
+from stream_executor.kafka.failures import classify
+from stream_executor.kafka.records import open_batches
+from stream_executor.model.errors import (
+    ExecutorError,
+    MalformedError,
+    MisuseError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from stream_executor.kafka.connection import KafkaConnection
+    from stream_executor.model.record import Record
+
+_RETRY_S: Final = 0.1
+# Fetches that may wait unread per partition: the next one is under way while the
+# worker empties the last, and no more is held.
+_AHEAD: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """How much to fetch and how long to wait.
+
+    Attributes:
+        max_partition_bytes: of one partition in one answer (one batch at least).
+        max_answer_bytes: of one broker's answer.
+        max_wait_ms: how long a broker may wait for ``min_bytes``; bounds how late a
+            partition that was just assigned or resumed joins the fetch.
+        min_bytes: how much must be there before a broker answers early.
+    """
+
+    max_partition_bytes: int = 1 << 20
+    max_answer_bytes: int = 16 << 20
+    max_wait_ms: int = 100
+    min_bytes: int = 1
+
+
+DEFAULT_OPTIONS: Final = FetchOptions()
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """What one fetch brought of one partition: records to take, and where it ends."""
+
+    records: Iterator[Record]
+    end: int
+
+
+@dataclass(slots=True, eq=False)
+class _Partition:
+    """One assigned partition; replaced as a whole whenever it is sought."""
+
+    position: int  # next offset to hand out
+    fetch_from: int  # next offset to ask for
+    paused: bool = False
+    asking: bool = False
+    chunks: deque[_Chunk] = field(default_factory=deque)
+    failure: ExecutorError | None = None
+    high_watermark: int = -1
+    last_stable: int = -1
+
+    @property
+    def failed(self) -> bool:
+        """Whether everything before the failure has been handed out."""
+        return self.failure is not None and not self.chunks
+
+    def take(self, limit: int) -> list[Record]:
+        """Hand out up to ``limit`` records and move the position past them."""
+        records: list[Record] = []
+        while self.chunks and len(records) < limit:
+            chunk = self.chunks[0]
+            wanted = limit - len(records)
+            taken = list(islice(chunk.records, wanted))
+            records += taken
+            if len(taken) < wanted:
+                self.position = chunk.end
+                self.chunks.popleft()
+            else:
+                self.position = taken[-1].offset + 1
+        return records
+
+
+class RequestFetcher:
+    """Fetches one topic. One task at a time may call ``getmany``."""
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        *,
+        options: FetchOptions = DEFAULT_OPTIONS,
+    ) -> None:
+        self._topic = topic
+        self._options = options
+        self._client = BrokerClient(connection, "fetch")
+        self._partitions: dict[int, _Partition] = {}
+        self._busy: set[int] = set()  # brokers that owe us an answer
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()  # there may be something to ask for
+        self._arrived = asyncio.Event()  # there may be something to hand out
+        self._turn = 0
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Connect and begin to fetch what is, and will be, assigned.
+
+        Raises:
+            UnavailableError: no broker answered in time.
+            BrokerRefusedError: ``not_authorised`` or ``unknown_topic``.
+        """
+        await self._client.start()
+        try:
+            await self._client.partition_count(self._topic)
+            await self._client.raw.add_topic(self._topic)
+        except BaseException:
+            await self._client.close()
+            raise
+        self._spawn(self._run())
+
+    async def close(self) -> None:
+        """Stop fetching and disconnect; never hangs, never raises."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+        await self._client.close()
+
+    # -- what to fetch ----------------------------------------------------------------
+
+    def assign(self, positions: Mapping[int, int]) -> None:
+        """Fetch exactly these partitions, each from its offset; drop what is buffered.
+
+        Partitions that were paused and stay assigned stay paused.
+        """
+        before = self._partitions
+        self._partitions = {
+            partition: _Partition(
+                offset, offset, paused=partition in before and before[partition].paused
+            )
+            for partition, offset in positions.items()
+        }
+        self._changed.set()
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Fetch an assigned partition from another offset; clears its failure."""
+        old = self._assigned(partition)
+        self._partitions[partition] = _Partition(offset, offset, paused=old.paused)
+        self._changed.set()
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """Hand out nothing of these until ``resume``; at most two fetches are held."""
+        for partition in partitions:
+            self._assigned(partition).paused = True
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """Go on with these where they stopped."""
+        for partition in partitions:
+            self._assigned(partition).paused = False
+        self._changed.set()
+        self._arrived.set()
+
+    # -- what has come ----------------------------------------------------------------
+
+    async def getmany(
+        self, max_records: int, timeout_ms: int
+    ) -> dict[int, list[Record]]:
+        """Take what has come, or wait for it.
+
+        Partitions take turns, so that a full one does not starve the others.
+
+        Args:
+            max_records: at most so many over all partitions.
+            timeout_ms: how long to wait if there is nothing; also ends early when a
+                partition has failed (``take_failures``).
+
+        Returns:
+            Records by partition, offsets rising; partitions without any are left out.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
+        while True:
+            self._arrived.clear()
+            taken = self._take(max_records)
+            if taken or any(slot.failed for slot in self._partitions.values()):
+                return taken
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return {}
+
+    def take_failures(self) -> dict[int, ExecutorError]:
+        """Say which partitions have failed since the last call; they are not fetched.
+
+        ``seek`` or ``assign`` tries again. ``BrokerRefusedError`` with reason
+        ``other`` means that the position lies outside the log.
+        """
+        failed: dict[int, ExecutorError] = {}
+        for partition, slot in self._partitions.items():
+            if slot.failure is not None and slot.failed:
+                failed[partition] = slot.failure
+                slot.failure = None
+                slot.paused = True
+        return failed
+
+    def position(self, partition: int) -> int:
+        """Next offset that will be handed out; past markers that have come."""
+        return self._assigned(partition).position
+
+    def high_watermark(self, partition: int) -> int:
+        """End of the log as of the last fetch, -1 before the first."""
+        return self._assigned(partition).high_watermark
+
+    def last_stable(self, partition: int) -> int:
+        """End of what is decided as of the last fetch, -1 before the first."""
+        return self._assigned(partition).last_stable
+
+    def _take(self, max_records: int) -> dict[int, list[Record]]:
+        taken: dict[int, list[Record]] = {}
+        order = list(self._partitions)
+        self._turn += 1
+        shift = self._turn % len(order) if order else 0
+        for partition in order[shift:] + order[:shift]:
+            slot = self._partitions[partition]
+            if slot.paused or not slot.chunks:
+                continue
+            records = slot.take(max_records)
+            if len(slot.chunks) < _AHEAD:
+                self._changed.set()
+            if records:
+                taken[partition] = records
+                max_records -= len(records)
+                if max_records <= 0:
+                    break
+        return taken
+
+    def _assigned(self, partition: int) -> _Partition:
+        try:
+            return self._partitions[partition]
+        except KeyError:
+            raise MisuseError(
+                f"{self._topic}-{partition} is not assigned to this fetcher"
+            ) from None
+
+    # -- asking -----------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Keep one request under way to each broker that leads something we want."""
+        while True:
+            self._changed.clear()
+            by_broker, leaderless = self._wanted()
+            for node, partitions in by_broker.items():
+                self._busy.add(node)
+                self._spawn(self._ask(node, partitions))
+            if leaderless:
+                self._client.raw.force_metadata_update()
+            try:
+                async with asyncio.timeout(_RETRY_S if leaderless else None):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _wanted(self) -> tuple[dict[int, dict[int, _Partition]], bool]:
+        by_broker: dict[int, dict[int, _Partition]] = defaultdict(dict)
+        leaderless = False
+        for partition, slot in self._partitions.items():
+            if (
+                slot.paused
+                or slot.asking
+                or slot.failure is not None
+                or len(slot.chunks) >= _AHEAD
+            ):
+                continue
+            node = self._client.raw.cluster.leader_for_partition(
+                TopicPartition(self._topic, partition)
+            )
+            if node is None or node == -1:
+                leaderless = True
+            elif node not in self._busy:
+                by_broker[node][partition] = slot
+        return by_broker, leaderless
+
+    async def _ask(self, node: int, partitions: dict[int, _Partition]) -> None:
+        """Send one fetch and take in its answer."""
+        options = self._options
+        order = list(partitions)
+        # A broker that reaches the answer's limit leaves out what comes last.
+        shift = self._turn % len(order)
+        request = FetchRequest(
+            options.max_wait_ms,
+            options.min_bytes,
+            options.max_answer_bytes,
+            READ_COMMITTED,
+            [
+                (
+                    self._topic,
+                    [
+                        (
+                            partition,
+                            partitions[partition].fetch_from,
+                            options.max_partition_bytes,
+                        )
+                        for partition in order[shift:] + order[:shift]
+                    ],
+                )
+            ],
+        )
+        for slot in partitions.values():
+            slot.asking = True
+        try:
+            response = await self._client.raw.send(node, request)
+            received = [
+                self._receive(partitions, response.API_VERSION, part)
+                for _, parts in response.topics
+                for part in parts
+            ]
+            if not received or not all(received):
+                await asyncio.sleep(_RETRY_S)
+        except kafka_errors.KafkaError:
+            # A broker that is away: aiokafka has logged it and looks for the leaders.
+            self._client.raw.force_metadata_update()
+            await asyncio.sleep(_RETRY_S)
+        finally:
+            for slot in partitions.values():
+                slot.asking = False
+            self._busy.discard(node)
+            self._changed.set()
+
+    def _receive(
+        self, partitions: dict[int, _Partition], version: int, part: tuple[Any, ...]
+    ) -> bool:
+        """Take in one partition's share of an answer; False if it must be repeated."""
+        partition, code, fetched = read_partition(version, part)
+        slot = partitions[partition]
+        where = f"fetch {self._topic}-{partition} from {slot.fetch_from}"
+        if code:
+            error = kafka_errors.for_code(code)(where)
+            if error.retriable:
+                self._client.raw.force_metadata_update()
+            else:
+                slot.failure = classify(error, where, UnavailableError)
+                self._arrived.set()
+            return not error.retriable
+        slot.high_watermark = fetched.high_watermark
+        slot.last_stable = fetched.last_stable
+        try:
+            headers = parse_batches(fetched.data)
+        except MalformedError as error:
+            slot.failure = MalformedError(f"{where}: {error}")
+            self._arrived.set()
+            return True
+        if not headers or headers[-1].last_offset < slot.fetch_from:
+            return True
+        end = headers[-1].last_offset + 1
+        slot.chunks.append(
+            _Chunk(
+                open_batches(fetched.data, headers, fetched.aborted, slot.fetch_from),
+                end,
+            )
+        )
+        slot.fetch_from = end
+        self._arrived.set()
+        return True
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Our bug: say it through every partition rather than stand still.
+            for slot in self._partitions.values():
+                slot.failure = classify(error, "fetch", UnavailableError)
+            self._arrived.set()

@@ -1,0 +1,299 @@
+"""Give every offset of a fetched batch its record, or say what is wrong with it.
+
+A broker accepts batches that make an ordinary client raise for ever, skip records in
+silence or fill the memory (facts-brokers 3): header keys that are not UTF-8, forged
+offset deltas, 6 KB that unpack to 200 MB, seven million empty headers. A requester must
+not stop a lane with one of these. So unpacking is bounded, the records of an honest
+batch are read in C, and at the first one that is not as it should be a tolerant parser
+takes over and gives each remaining offset its state. Pure; fuzzed.
+
+Assumes a topic that is never compacted: the offset of a record is the batch's base
+plus its index, which is what the broker itself counts.
+
+Not here: fetching (``intake``), batch headers (``batches``).
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, Final
+
+import cramjam
+import msgspec
+from aiokafka.record.default_records import DefaultRecordBatch
+
+from stream_executor.kafka.batches import (
+    CODEC_BITS,
+    HEADER,
+    BatchHeader,
+    committed,
+    read_varint,
+)
+from stream_executor.model.errors import MalformedError
+from stream_executor.model.record import PlainRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from stream_executor.model.record import Record
+
+MAX_UNPACKED_BYTES: Final = 32 << 20
+MAX_HEADERS: Final = 64
+MAX_HEADER_BYTES: Final = 16 << 10
+# aiokafka's C parser builds all headers of a record before anyone can count them, some
+# 40 bytes for each byte of a forged one: up to here that is 80 MB for a moment, beyond
+# it the tolerant parser reads the batch from the start.
+_C_PARSER_BYTES: Final = 2 << 20
+_ATTRIBUTES_LOW: Final = 22  # position of the attributes' low byte in a batch
+_XERIAL: Final = b"\x82SNAPPY\x00"
+_XERIAL_HEADER: Final = 16
+_FIRST_GUESS: Final = 16  # unpacked size over packed size, tried before the limit
+_NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
+
+
+class DamagedRecord(msgspec.Struct, frozen=True, gc=False):
+    """An offset that was taken by something that is no proper record.
+
+    Fits where a ``Record`` is expected; it has neither value nor headers.
+
+    Attributes:
+        offset: the offset that it takes.
+        timestamp: milliseconds, of its batch.
+        problem: what is wrong, for the audit event's detail; no payload in it.
+        timestamp_type: 1 if the broker set the time.
+    """
+
+    offset: int
+    timestamp: int
+    problem: str
+    timestamp_type: int
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def open_batches(
+    data: bytes,
+    headers: Iterable[BatchHeader],
+    aborted: Iterable[tuple[int, int]],
+    position: int,
+) -> Iterator[Record]:
+    """Yield one record for every committed offset from ``position`` on, in order.
+
+    Lazily: memory is one unpacked batch at a time.
+
+    Args:
+        data: the bytes that ``headers`` were parsed from.
+        headers: as ``parse_batches`` gave them.
+        aborted: as the same fetch response lists them.
+        position: offsets below it are left out.
+
+    Yields:
+        Proper records, or ``DamagedRecord`` where there is none; offsets of markers
+        and aborted batches are left out.
+    """
+    for header, holds_records in committed(headers, aborted):
+        if holds_records and header.last_offset >= position:
+            for record in open_batch(data, header):
+                if record.offset >= position:
+                    yield record
+
+
+def open_batch(data: bytes, header: BatchHeader) -> Iterator[Record]:
+    """Yield exactly one record for each offset that a batch takes, in order."""
+    try:
+        packed = data[header.start + HEADER.size : header.end]
+        payload = unpack(header.codec, packed) if header.codec else packed
+    except MalformedError as error:
+        yield from _damaged(header, header.base_offset, str(error))
+        return
+    expected = header.base_offset
+    if len(payload) <= _C_PARSER_BYTES:
+        for record in _parsed_in_c(data, header, payload):
+            if not _proper(record, expected):
+                break
+            yield record
+            expected += 1
+    if expected <= header.last_offset:
+        yield from _parse_tolerantly(payload, header, expected)
+
+
+def _parsed_in_c(data: bytes, header: BatchHeader, payload: bytes) -> Iterator[Any]:
+    """Let aiokafka's C parser read a batch; ends silently where it raises."""
+    head = bytearray(data[header.start : header.start + HEADER.size])
+    head[_ATTRIBUTES_LOW] &= ~CODEC_BITS & 0xFF  # unpacked already, within bounds
+    try:
+        yield from DefaultRecordBatch(bytes(head) + payload)
+    except Exception:  # noqa: BLE001  # whatever it stumbles on, we read it ourselves
+        return
+
+
+def _proper(record: Any, expected: int) -> bool:
+    """Whether a record of the C parser can be handed on as it is."""
+    headers = record.headers
+    if record.offset != expected:
+        return False
+    return not headers or (
+        len(headers) <= MAX_HEADERS
+        and sum(len(key) + (len(value) if value else 0) for key, value in headers)
+        <= MAX_HEADER_BYTES
+        and all(value is not None for _, value in headers)
+    )
+
+
+def _parse_tolerantly(
+    payload: bytes, header: BatchHeader, start: int
+) -> Iterator[Record]:
+    """Read a batch record by record and go on after a bad one, while that is possible.
+
+    A record's length says where the next begins; once a length itself is impossible the
+    rest of the batch is damaged.
+    """
+    position = 0
+    for offset in range(header.base_offset, header.last_offset + 1):
+        try:
+            length, begin = read_varint(payload, position)
+            if not 0 <= length <= len(payload) - begin:
+                raise MalformedError(f"a record of {length} bytes")  # noqa: TRY301
+        except MalformedError as error:
+            yield from _damaged(header, max(offset, start), str(error))
+            return
+        position = begin + length
+        if offset < start:
+            continue
+        try:
+            record: Record = _parse_record(payload[begin:position], header, offset)
+        except MalformedError as error:
+            record = _damage(header, offset, str(error))
+        yield record
+
+
+def _parse_record(data: bytes, header: BatchHeader, offset: int) -> PlainRecord:
+    """Parse one record of format v2 (KIP-98), its length left off."""
+    delta, position = read_varint(data, 1)  # after the attributes
+    _, position = read_varint(data, position)  # the producer's offset delta: hearsay
+    key, position = _field(data, position)
+    value, position = _field(data, position)
+    count, position = read_varint(data, position)
+    if not 0 <= count <= MAX_HEADERS:
+        raise MalformedError(f"{count} headers; at most {MAX_HEADERS}")
+    headers: list[tuple[str, bytes]] = []
+    start = position
+    for _ in range(count):
+        name, position = _field(data, position)
+        content, position = _field(data, position)
+        try:
+            headers.append(((name or b"").decode(), content or b""))
+        except UnicodeDecodeError:
+            raise MalformedError("a header key that is not UTF-8") from None
+    if position - start > MAX_HEADER_BYTES:
+        raise MalformedError(f"{position - start} bytes of headers")
+    if position != len(data):
+        raise MalformedError(f"{len(data) - position} bytes after the headers")
+    return PlainRecord(
+        offset=offset,
+        timestamp=_time(header, delta),
+        value=value,
+        headers=tuple(headers),
+        key=key,
+        timestamp_type=int(header.log_append_time),
+    )
+
+
+def _field(data: bytes, position: int) -> tuple[bytes | None, int]:
+    """Read bytes with their length before them; -1 is null."""
+    length, position = read_varint(data, position)
+    if length == -1:
+        return None, position
+    end = position + length
+    if length < 0 or end > len(data):
+        raise MalformedError(f"a field of {length} bytes")
+    return data[position:end], end
+
+
+def _time(header: BatchHeader, delta: int) -> int:
+    if header.log_append_time:
+        return header.max_timestamp
+    return header.first_timestamp + delta
+
+
+def _damage(header: BatchHeader, offset: int, problem: str) -> DamagedRecord:
+    return DamagedRecord(offset, _time(header, 0), problem, int(header.log_append_time))
+
+
+def _damaged(header: BatchHeader, start: int, problem: str) -> Iterator[DamagedRecord]:
+    for offset in range(start, header.last_offset + 1):
+        yield _damage(header, offset, problem)
+
+
+def unpack(codec: int, packed: bytes, limit: int = MAX_UNPACKED_BYTES) -> bytes:
+    """Decompress a batch's records, never into more than ``limit`` bytes.
+
+    Args:
+        codec: 1 gzip, 2 snappy (raw or Java's framing), 3 lz4 frames, 4 zstd.
+        packed: what follows the batch header.
+        limit: bytes.
+
+    Raises:
+        MalformedError: unknown codec, not of that codec, or larger than the limit.
+    """
+    try:
+        if codec == _GZIP:
+            return _gunzip(packed, limit)
+        if codec == _SNAPPY:
+            return _unsnap(packed, limit)
+        if codec in {_LZ4, _ZSTD}:
+            return _unframe(
+                cramjam.lz4 if codec == _LZ4 else cramjam.zstd, packed, limit
+            )
+    except (cramjam.DecompressionError, zlib.error) as error:
+        raise MalformedError(
+            f"codec {codec}: {str(error)[:64]} (limit {limit} bytes)"
+        ) from error
+    raise MalformedError(f"unknown codec {codec}")
+
+
+def _unframe(codec: Any, packed: bytes, limit: int) -> bytes:
+    """Decompress into a buffer of a likely size, then into one of the limit's."""
+    likely = min(limit, _FIRST_GUESS * len(packed) + 4096)
+    for size in (likely, limit):
+        buffer = bytearray(size)
+        try:
+            used = codec.decompress_into(packed, buffer)
+        except cramjam.DecompressionError:
+            if size == limit:
+                raise
+            continue
+        return bytes(memoryview(buffer)[:used])
+    raise MalformedError("unreachable: the last size returns or raises")
+
+
+def _gunzip(packed: bytes, limit: int) -> bytes:
+    opener = zlib.decompressobj(wbits=31)
+    unpacked = opener.decompress(packed, limit)
+    if not opener.eof:
+        raise MalformedError(f"codec {_GZIP}: cut off, or more than {limit} bytes")
+    return unpacked
+
+
+def _unsnap(packed: bytes, limit: int) -> bytes:
+    if not packed.startswith(_XERIAL):
+        return _unsnap_block(packed, limit)
+    blocks: list[bytes] = []
+    position = _XERIAL_HEADER
+    while position < len(packed):
+        begin = position + 4
+        size = int.from_bytes(packed[position:begin])
+        position = begin + size
+        if position > len(packed) or begin > len(packed):
+            raise MalformedError(f"codec {_SNAPPY}: a block of {size} bytes")
+        blocks.append(_unsnap_block(packed[begin:position], limit))
+        limit -= len(blocks[-1])
+    return b"".join(blocks)
+
+
+def _unsnap_block(packed: bytes, limit: int) -> bytes:
+    size = cramjam.snappy.decompress_raw_len(packed)
+    if size > limit:
+        raise MalformedError(f"codec {_SNAPPY}: more than {limit} bytes left")
+    return bytes(cramjam.snappy.decompress_raw(packed))
