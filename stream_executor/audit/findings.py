@@ -99,6 +99,16 @@ MEANINGS: dict[FindingCode, str] = {
 }
 
 
+class Problem(msgspec.Struct, frozen=True, gc=False):
+    """A finding before it is known in which partition; fields as ``Finding``."""
+
+    code: FindingCode
+    offset: int
+    seq: int | None
+    expected: str
+    found: str
+
+
 class Finding(msgspec.Struct, frozen=True, gc=False):
     """One thing that is not as it must be.
 
@@ -120,10 +130,7 @@ class Finding(msgspec.Struct, frozen=True, gc=False):
 
 
 class ChainError(IntegrityError):
-    """The chain cannot be followed across a believed seal, and where.
-
-    Attributes: as ``Finding``, which the parser cannot make for want of a partition.
-    """
+    """The chain cannot be followed across a believed seal; ``problem`` says where."""
 
     def __init__(
         self, code: FindingCode, offset: int, seq: int, expected: str, found: str
@@ -132,8 +139,4 @@ class ChainError(IntegrityError):
             f"{code.value} at audit offset {offset} (seq {seq}): "
             f"expected {expected}, found {found}"
         )
-        self.code = code
-        self.offset = offset
-        self.seq = seq
-        self.expected = expected
-        self.found = found
+        self.problem = Problem(code, offset, seq, expected, found)

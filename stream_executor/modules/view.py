@@ -230,6 +230,10 @@ class ControlView:
         """Give the resumes ordered for a log, oldest first."""
         return self._resumes.get(log_id, ())
 
+    def orders(self, log_id: bytes) -> list[ResumeOrdered]:
+        """Give the records alone of ``resumes``."""
+        return [resume.order for resume in self.resumes(log_id)]
+
     def keys(self, purpose: KeyPurpose | None = None) -> list[EnrolledKey]:
         """Give every key ever enrolled, in order of enrolment."""
         return [k for k in self._keys.values() if purpose in (None, k.purpose)]
