@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
-from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.client import ConnectionGroup
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import (
@@ -30,7 +30,8 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import (
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from stream_executor.kafka.failures import classified, classify
+from stream_executor.kafka.client import BrokerClient
+from stream_executor.kafka.failures import classify
 from stream_executor.kafka.internals import within
 from stream_executor.model.errors import (
     BrokerRefusedError,
@@ -67,7 +68,7 @@ class MembershipOptions:
     session_timeout_ms: int = 10_000
     heartbeat_interval_ms: int = 3_000
     rebalance_timeout_ms: int = 60_000
-    request_timeout_ms: int = 30_000
+    request_timeout_ms: int = 25_000
 
 
 DEFAULT_OPTIONS: Final = MembershipOptions()
@@ -105,7 +106,7 @@ class GroupMembership:
         self._topic = topic
         self._on_assignment = on_assignment
         self._options = options
-        self._client: AIOKafkaClient | None = None
+        self._client: BrokerClient | None = None
         self._coordinator: GroupCoordinator | None = None
         self._subscription: SubscriptionState | None = None
         self._assigned: set[int] = set()
@@ -129,19 +130,19 @@ class GroupMembership:
         if self._client is not None:
             raise MisuseError("this member has been started already")
         options = self._options
-        client_options = self._connection.client_options(f"member-{self._instance_id}")
-        client_options["request_timeout_ms"] = options.request_timeout_ms
-        self._client = client = AIOKafkaClient(**client_options)
+        patient = replace(
+            self._connection, request_timeout_ms=options.request_timeout_ms
+        )
+        self._client = BrokerClient(patient, f"member-{self._instance_id}")
         self._failure = asyncio.get_running_loop().create_future()
         self._failure.add_done_callback(_seen)
+        await self._client.start()
+        client = self._client.raw
         try:
-            with classified(f"join group {self._group_id}", UnavailableError):
-                async with asyncio.timeout(self._connection.request_timeout_s):
-                    await client.bootstrap()
-                    client.set_topics([self._topic])
-                    await client._wait_on_metadata(self._topic)  # noqa: SLF001
+            await self._client.partition_count(self._topic)
+            await client.add_topic(self._topic)
         except BaseException:
-            await within(_CLOSE_DEADLINE_S, client.close())
+            await self._client.close()
             raise
         self._subscription = subscription = SubscriptionState()
         subscription.register_fetch_waiters(set())  # there is no fetcher
@@ -223,7 +224,9 @@ class GroupMembership:
             # knows LeaveGroup only up to v1, without instance ids.
             await within(
                 _CLOSE_DEADLINE_S,
-                self._client.send(node, request, group=ConnectionGroup.COORDINATION),
+                self._client.raw.send(
+                    node, request, group=ConnectionGroup.COORDINATION
+                ),
             )
         await self._disconnect()
 
@@ -282,7 +285,7 @@ class GroupMembership:
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await within(_CLOSE_DEADLINE_S, client.close())
+            await client.close()
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped

@@ -147,9 +147,7 @@ async def test_aborted_records_are_never_handed_out(
     connection: KafkaConnection, make_topic: MakeTopic
 ) -> None:
     topic = await make_topic("requests", max_message_bytes="2000")
-    writer = LaneWriter(
-        connection, results_topic=topic, audit_topic=topic, partition=0
-    )
+    writer = LaneWriter(connection, results_topic=topic, audit_topic=topic, partition=0)
     await writer.fence()
     await writer.commit([], [b"good"])
     try:
