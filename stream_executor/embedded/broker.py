@@ -184,7 +184,9 @@ class EmbeddedKafka:
 
     def _prepare_folder(self, installation: Installation) -> None:
         """Write the properties; give a new data folder its identity."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        # Native code that jars unpack; Java does not remove it when it is killed.
+        shutil.rmtree(self._folder / "tmp", ignore_errors=True)
+        (self._folder / "tmp").mkdir(parents=True)
         logs = self._folder / "kafka"
         properties = self._folder / "server.properties"
         properties.write_text(
@@ -230,6 +232,11 @@ class EmbeddedKafka:
         # be there while training, though: its profiles are part of the cache.
         if not (self._throughput or self._training):
             jvm.append("-XX:TieredStopAtLevel=1")
+        # -UsePerfData: no file per process in the machine's temporary folder.
+        jvm += [
+            f"-Djava.io.tmpdir={self._folder.resolve() / 'tmp'}",
+            "-XX:-UsePerfData",
+        ]
         command = installation.command(
             "kafka.Kafka",
             str(self._folder / "server.properties"),

@@ -65,6 +65,9 @@ def server_properties(
         "transaction.state.log.num.partitions": "8",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
+        # A node that was killed may register again once its old session has ended.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
         # Nobody joins late, and a topic with a typing error is an error.
         "group.initial.rebalance.delay.ms": "0",
         "auto.create.topics.enable": "false",

@@ -47,7 +47,7 @@ class Installation:
 
     def run(self, class_name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a class that ends by itself; do not judge its exit code."""
-        jvm = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]  # short-lived
+        jvm = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"]
         if self.startup_cache.exists():
             jvm.append(f"-XX:AOTCache={self.startup_cache}")
         command = self.command(class_name, *arguments, jvm=jvm, log_level="error")

@@ -119,6 +119,18 @@ async def test_a_broker_started_again_has_the_same_address(tmp_path: Path) -> No
         await create(before, "answers")
 
 
+async def test_a_killed_broker_comes_back_with_its_data(tmp_path: Path) -> None:
+    """What fault tests do: kill Java alone, then start the same broker again."""
+    with EmbeddedKafka(tmp_path) as kafka:
+        await create(kafka.bootstrap, "topic")
+        await produce(kafka.bootstrap, "topic", b"acknowledged")
+        os.kill(kafka.pid, signal.SIGKILL)
+        kafka.stop()
+        kafka.start()
+
+        assert await consume(kafka.bootstrap, "topic", 1) == [b"acknowledged"]
+
+
 async def test_two_brokers_side_by_side_know_nothing_of_each_other() -> None:
     with EmbeddedKafka() as one, EmbeddedKafka() as two:
         await create(one.bootstrap, "topic")
