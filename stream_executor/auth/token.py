@@ -126,7 +126,7 @@ _WRONG_AUDIENCE = Refusal(Code.AUTH_WRONG_AUDIENCE)
 _WRONG_BINDING = Refusal(Code.AUTH_WRONG_BINDING)
 
 
-def verify_token(  # noqa: PLR0917  two of the record, two of the lane, two of the worker
+def verify_token(
     headers: Headers,
     value: bytes | None,
     place: Place,
