@@ -7,11 +7,14 @@ The same properties run on real Kafka, so that this model cannot lie for long.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stream_executor.model.errors import FencedError, IndefiniteError, IntegrityError
 from stream_executor.model.record import OutRecord, PlainRecord, Range, Record
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
 
 
 @dataclass

@@ -133,6 +133,12 @@ class Admission:
         value = record.value or b""
         salt = self.salter.salt(offset)
         digest = content_digest(BODY_TAG, salt, value)
+        if not value and (problem := getattr(record, "problem", None)):
+            # An offset that was taken by something that is no proper record.
+            return Refused(
+                offset, timestamp, self.lane_time, now_ms, Code.INVALID_REQUEST,
+                problem, salt, digest,
+            )  # fmt: skip
         token = verify_token(
             record.headers, value, self.place, self.lane_time, context.keys,
             context.profile,
@@ -229,7 +235,7 @@ class Admission:
         self, token: VerifiedToken, context: AdmissionContext
     ) -> tuple[Code | None, str, bool]:
         """Replay, revocation, role: in this order. Gives (code, message, spent)."""
-        outcome = self.window.spend(token.principal.jti_hash)
+        outcome = self.window.spend(token.principal.jti_hash, self.lane_time)
         if outcome is SpendOutcome.REPLAYED:
             return Code.AUTH_REPLAYED, "this jti was already spent", False
         if outcome is SpendOutcome.FULL:

@@ -67,6 +67,7 @@ class LaneIdentity(msgspec.Struct, frozen=True):
         engine: native engine identity.
         encode_result: the deployment's result encoding.
         max_result_bytes: most bytes of one encoded result.
+        horizon_ms: how long a spent jti matters, in lane time.
     """
 
     topic: str
@@ -77,6 +78,7 @@ class LaneIdentity(msgspec.Struct, frozen=True):
     engine: str
     encode_result: Callable[[ExecutionResult], bytes]
     max_result_bytes: int
+    horizon_ms: int
 
 
 class Tally(msgspec.Struct):
@@ -352,7 +354,11 @@ class _Writer:
         identity, before = self.identity, self.before
         spent = b"".join(self.spent)
         # Seals whose hashes can no longer matter drop out; this one may be the first.
-        window = [s for s in before.spent_seals if s.matters_at(self.lane_time)]
+        window = [
+            s
+            for s in before.spent_seals
+            if s.matters_at(self.lane_time, identity.horizon_ms)
+        ]
         if window:
             from_seq, from_offset = window[0].seq, window[0].audit_offset
         else:

@@ -7,9 +7,9 @@ import msgspec
 from stream_executor.audit.chain import ChainHead
 from stream_executor.model.audit import ZERO32
 
-# How long a spent jti matters: a token may be appended until 120 s after its iat,
-# and iat may lie 30 s in the future (docs/wire-format.md, "Replay").
-REPLAY_HORIZON_MS = 150_000
+# Seals name their window at least this far back, so that a deployment that shortens
+# and later restores its limits finds what it needs (docs/wire-format.md, "Replay").
+LEAST_HORIZON_MS = 150_000
 
 
 class SpentSeal(msgspec.Struct, frozen=True, gc=False):
@@ -22,9 +22,9 @@ class SpentSeal(msgspec.Struct, frozen=True, gc=False):
     audit_offset: int
     lane_time: int
 
-    def matters_at(self, lane_time: int) -> bool:
+    def matters_at(self, lane_time: int, horizon_ms: int) -> bool:
         """Tell whether a token spent under this seal could still be replayed."""
-        return lane_time <= self.lane_time + REPLAY_HORIZON_MS
+        return lane_time <= self.lane_time + horizon_ms
 
 
 class LaneHead(msgspec.Struct, frozen=True):

@@ -43,12 +43,13 @@ from stream_executor.lane.entries import (
     Gap,
     Refused,
 )
-from stream_executor.lane.head import REPLAY_HORIZON_MS, LaneHead
+from stream_executor.lane.head import LaneHead
 from stream_executor.lane.pace import CommitPace
 from stream_executor.lane.recovery import Expected, Recovered, recover
 from stream_executor.lane.window import InFlightWindow
 from stream_executor.model.errors import (
     BrokerRefusedError,
+    ExecutorError,
     FencedError,
     IntegrityError,
     TransientError,
@@ -65,10 +66,12 @@ if TYPE_CHECKING:
         Sandbox,
         TransactionalWriter,
     )
-    from stream_executor.model.audit import Certificate, LaneAcquired
+    from stream_executor.model.audit import LaneAcquired
     from stream_executor.model.job import Job, Report
     from stream_executor.model.record import Record
 
+# A position that moved over markers alone is sealed when the lane is otherwise idle.
+QUIET_SEAL_S = 10.0
 _RETRY_S = (0.05, 0.2, 1.0, 3.0)
 _BLOCKED_RETRY_S = 15.0
 # A fenced lane that is still assigned tries again after a session timeout.
@@ -85,9 +88,7 @@ class LaneSettings(msgspec.Struct, frozen=True):
         max_result_bytes: most bytes of one encoded result.
         batch_bytes: most bytes of one produced batch.
         commit_requests, commit_bytes: most that one transaction carries.
-        least_floor_s, most_floor_s: the wait between two commits under load rises
-            from the one to the other.
-        quiet_seal_s: a position that moved over markers alone is sealed after this.
+        most_floor_s: the wait between two commits under load rises up to this.
     """
 
     window_requests: int
@@ -96,20 +97,36 @@ class LaneSettings(msgspec.Struct, frozen=True):
     batch_bytes: int
     commit_requests: int
     commit_bytes: int
-    least_floor_s: float
     most_floor_s: float
-    quiet_seal_s: float
 
 
 class LaneWorld(Protocol):
     """The worker, as a lane sees it: ports, identity and shared state."""
 
-    settings: LaneSettings
-    sandbox: Sandbox
-    prover: GapProver
-    process_key: Ed25519PrivateKey
-    certificate: Certificate
-    replay_budget: ReplayBudget
+    @property
+    def settings(self) -> LaneSettings:
+        """Numbers that all lanes share."""
+        ...
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """Where jobs run."""
+        ...
+
+    @property
+    def prover(self) -> GapProver:
+        """Who proves gaps."""
+        ...
+
+    @property
+    def process_key(self) -> Ed25519PrivateKey:
+        """The key that signs seals."""
+        ...
+
+    @property
+    def replay_budget(self) -> ReplayBudget:
+        """Memory for spent tokens, shared by all lanes."""
+        ...
 
     def expected(self, partition: int) -> Expected:
         """Give what the log of a partition must be."""
@@ -316,9 +333,9 @@ class Lane:
         self._become(LaneState.ACQUIRING, self.reason)
         writer = self._writer = world.writer(self.partition, self._batch_bytes)
         await writer.fence()  # 1
-        window = ReplayWindow(world.replay_budget, REPLAY_HORIZON_MS)
         await world.confirm_view()
         expected = world.expected(self.partition)
+        window = ReplayWindow(world.replay_budget, expected.horizon_ms)
         recovered = await recover(world.reader(), expected, window)  # 2
         self._context = context = world.context()
         if context.digests.control_offset < recovered.head.control_offset:
@@ -375,6 +392,10 @@ class Lane:
         idle = self._waiting is None and not self.inbox and self.running
         if idle and position > self.expected:
             self._wait_for(self._prove(position))
+
+    def unfetchable(self, error: ExecutorError) -> None:
+        """Take note that this partition cannot be fetched from here."""
+        self._fail(error)
 
     def _admit_inbox(self) -> None:
         """Admit until the inbox is empty or something must be waited for (5, 6)."""
@@ -523,9 +544,7 @@ class Lane:
     async def _commit_until_closed(self) -> None:
         """Commit whenever something is finished; at most as often as the pace says."""
         loop = asyncio.get_running_loop()
-        pace = CommitPace(
-            self._world.settings.least_floor_s, self._world.settings.most_floor_s
-        )
+        pace = CommitPace(self._world.settings.most_floor_s)
         while True:
             await self._wait_for_work()
             await asyncio.sleep(0)
@@ -541,9 +560,7 @@ class Lane:
                     return
 
     async def _wait_for_work(self) -> None:
-        timeout_s = (
-            self._world.settings.quiet_seal_s if self._quiet_since is not None else None
-        )
+        timeout_s = QUIET_SEAL_S if self._quiet_since is not None else None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), timeout_s)
         self._wake.clear()
@@ -558,13 +575,12 @@ class Lane:
         """Whether the finished prefix is worth a transaction now."""
         if not self.window.finished:
             return False
-        if any(isinstance(e, Admitted | Refused) for e in self.window.peek()):
+        if self._closing is not None or any(
+            isinstance(entry, Admitted | Refused) for entry in self.window.peek()
+        ):
             return True
         now = asyncio.get_running_loop().time()
-        return (
-            self._quiet_since is not None
-            and now - self._quiet_since >= self._world.settings.quiet_seal_s
-        )
+        return self._quiet_since is not None and now - self._quiet_since >= QUIET_SEAL_S
 
     def _closed_and_drained(self) -> bool:
         """Whether the lane closes and nothing finished or running is left."""

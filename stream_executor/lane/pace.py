@@ -12,18 +12,18 @@ from __future__ import annotations
 # Seconds of floor for each request a second: 800/s wait 10 ms, 80/s wait 1 ms.
 _FLOOR_PER_RATE_S = 12.5e-6
 _SMOOTHING = 0.2
+# Shorter floors are none: an idle lane commits at once.
+_LEAST_FLOOR_S = 0.001
 
 
 class CommitPace:
     """Gives the delay before the next commit.
 
     Args:
-        least_s: floors below this are no floor: an idle lane commits at once.
         most_s: the longest floor, reached at high rates.
     """
 
-    def __init__(self, least_s: float, most_s: float) -> None:
-        self._least_s = least_s
+    def __init__(self, most_s: float) -> None:
         self._most_s = most_s
         self._rate = 0.0
         self._last: float | None = None
@@ -33,7 +33,7 @@ class CommitPace:
         if self._last is None:
             return 0.0
         floor_s = min(self._most_s, self._rate * _FLOOR_PER_RATE_S)
-        if floor_s < self._least_s:
+        if floor_s < _LEAST_FLOOR_S:
             return 0.0
         return max(0.0, self._last + floor_s - now)
 

@@ -60,6 +60,12 @@ class LogReader(Protocol):
         """Give the end including what is not committed yet."""
         ...
 
+    async def offset_for_time(
+        self, topic: str, partition: int, timestamp_ms: int
+    ) -> int | None:
+        """Give the first offset with this append time or a later one."""
+        ...
+
     def read(
         self, topic: str, partition: int, start: int, end: int
     ) -> AsyncIterator[Sequence[Record]]:

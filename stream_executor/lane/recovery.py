@@ -24,9 +24,9 @@ import msgspec
 
 from stream_executor.audit.chain import ChainHead, leaf_hash
 from stream_executor.audit.digests import BODY_TAG, Salter, content_digest
-from stream_executor.audit.segments import Segment, SegmentParser, link_of
+from stream_executor.audit.segments import Segment, SegmentParser
 from stream_executor.audit.signing import verify_signed
-from stream_executor.lane.head import LaneHead, SpentSeal
+from stream_executor.lane.head import LEAST_HORIZON_MS, LaneHead, SpentSeal
 from stream_executor.model.audit import Genesis, Seal
 from stream_executor.model.errors import IntegrityError, MalformedError
 from stream_executor.wire.avro import CODECS, class_of
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _FIRST_LOOK_BACK = 256
 _LOOK_BACK_FACTOR = 8
+_CLOCKS_APART_MS = 60_000
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -49,6 +50,7 @@ class Expected(msgspec.Struct, frozen=True):
         operator_key: raw Ed25519 public key, 32 bytes.
         believe: raises IntegrityError for a seal whose fleet key was not valid.
         secret: the deployment secret, for the anchor's digest.
+        horizon_ms: how long a spent jti matters, in lane time.
     """
 
     requests_topic: str
@@ -59,6 +61,7 @@ class Expected(msgspec.Struct, frozen=True):
     operator_key: bytes
     believe: Callable[[Seal], None]
     secret: bytes
+    horizon_ms: int
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -178,6 +181,13 @@ async def _from_window(
 ) -> Recovered:
     """Re-read from the last seal's window_from; rebuild what the seals carry."""
     start = max(begin, last.window_from_offset)
+    if expected.horizon_ms > LEAST_HORIZON_MS:
+        # The last owner may have worked with a shorter horizon: go by time instead.
+        since = last.lane_time - expected.horizon_ms - _CLOCKS_APART_MS
+        by_time = await reader.offset_for_time(
+            expected.audit_topic, expected.partition, since
+        )
+        start = start if by_time is None else max(begin, min(start, by_time))
     parser = SegmentParser(last.log_id, None, expected.believe)
     spent: list[SpentSeal] = []
     foreign: list[int] = []
@@ -187,7 +197,7 @@ async def _from_window(
         seal = segment.seal
         first_seq.append(seal.seq)
         foreign.extend(segment.foreign if len(first_seq) > 1 else ())
-        if seal.spent and seal.seq >= last.window_from_seq:
+        if seal.spent and seal.lane_time + expected.horizon_ms >= last.lane_time:
             window.load(seal.spent, seal.lane_time)
             spent.append(SpentSeal(seal.seq, segment.leaves[0].offset, seal.lane_time))
 
@@ -202,7 +212,12 @@ async def _from_window(
             f"the first one found is {first_seq[0]}"
         )
         raise IntegrityError(message)
-    await _refuse_torn(reader, expected, parser, head, end)
+    if torn := parser.torn():
+        message = (
+            f"{expected.audit_topic}-{expected.partition}: the records at offsets "
+            f"{torn} continue the chain but no seal ends them: a torn transaction"
+        )
+        raise IntegrityError(message)
     return Recovered(
         seal.log_id,
         LaneHead(
@@ -214,34 +229,6 @@ async def _from_window(
         seal.term,
         foreign,
     )  # fmt: skip
-
-
-async def _refuse_torn(
-    reader: LogReader,
-    expected: Expected,
-    parser: SegmentParser,
-    head: ChainHead,
-    end: int,
-) -> None:
-    """Halt if a record after the last seal continues the chain without a seal."""
-    if not parser.unsealed:
-        return
-    async for records in reader.read(
-        expected.audit_topic, expected.partition, parser.unsealed[0], end
-    ):
-        for record in records:
-            value = record.value or b""
-            try:
-                link = link_of(value)
-            except MalformedError:
-                continue
-            if class_of(value) is not None and link == (head.seq, head.hash):
-                message = (
-                    f"{expected.audit_topic}-{expected.partition}: the record at "
-                    f"offset {record.offset} continues the chain but no seal ends "
-                    "it: a torn transaction"
-                )
-                raise IntegrityError(message)
 
 
 async def _cross_check(

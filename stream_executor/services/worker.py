@@ -18,17 +18,21 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 from setproctitle import setproctitle
 
+from stream_executor.http.tally import Tally
 from stream_executor.logs import configure_logs
 from stream_executor.model.errors import ConfigError, ExecutorError
 from stream_executor.services.lifeline import follow_supervisor, receive_orders
 from stream_executor.services.reports import ReportWriter
 from stream_executor.services.worker_runtime import WorkerRuntime
-from stream_executor.services.worker_settings import Reload, WorkerOrders
+
+if TYPE_CHECKING:
+    from stream_executor.services.worker_settings import Reload, WorkerOrders
 
 EXIT_CONFIGURATION = 4
 EXIT_BUG = 70
@@ -47,8 +51,6 @@ def main() -> None:
 
 
 async def _run(orders: WorkerOrders) -> int:
-    from stream_executor.http.tally import Tally
-
     tally = Tally()
     reports = ReportWriter(orders.report_fd, tally)
     runtime = WorkerRuntime(orders, tally)
@@ -71,7 +73,7 @@ async def _run(orders: WorkerOrders) -> int:
         reports.fault(str(error))
         log.critical("worker.configuration", reason=str(error))
         return EXIT_CONFIGURATION
-    except Exception as error:  # noqa: BLE001 - the process's outermost boundary
+    except Exception as error:
         reports.fault(f"{type(error).__name__}: {error}")
         known = isinstance(error, ExecutorError)
         log.critical("worker.failed", reason=str(error), exc_info=not known)

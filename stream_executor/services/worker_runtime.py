@@ -8,9 +8,10 @@ that a rebalance of the group moves no position. One loop fetches for all lanes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,18 +24,17 @@ from stream_executor.auth.replay import ReplayBudget
 from stream_executor.auth.token import TokenProfile
 from stream_executor.http import metrics
 from stream_executor.http.status import LaneStatus
-from stream_executor.http.tally import Tally as MetricTally
 from stream_executor.kafka.admin import ClusterAdmin
 from stream_executor.kafka.connection import from_properties
 from stream_executor.kafka.gaps import GapProver
 from stream_executor.kafka.intake import RequestFetcher
-from stream_executor.kafka.membership import GroupMembership
+from stream_executor.kafka.membership import GroupMembership, MembershipOptions
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.writer import LaneWriter, WriterOptions
 from stream_executor.lane.admission import AdmissionContext
 from stream_executor.lane.admission import Ceilings as AdmissionCeilings
 from stream_executor.lane.conclusion import LaneIdentity, Tally
-from stream_executor.lane.head import LaneHead
+from stream_executor.lane.head import LEAST_HORIZON_MS
 from stream_executor.lane.lane import Lane, LaneSettings
 from stream_executor.lane.recovery import Expected
 from stream_executor.model.audit import (
@@ -53,12 +53,19 @@ from stream_executor.model.job import Limits
 from stream_executor.model.lanes import LaneState
 from stream_executor.modules.store import ModuleStore
 from stream_executor.modules.view import ControlView
-from stream_executor.sandbox.pool import SandboxConfig, SandboxPool
+from stream_executor.sandbox.config import SandboxConfig
+from stream_executor.sandbox.pool import SandboxPool
 from stream_executor.services.control_follower import ControlFollower
 from stream_executor.services.reports import WorkerState
-from stream_executor.services.worker_settings import WorkerOrders
 from stream_executor.wire import results
 from stream_executor.wire.schemas import schema_digests
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from stream_executor.http.tally import Tally as MetricTally
+    from stream_executor.lane.head import LaneHead
+    from stream_executor.services.worker_settings import WorkerOrders
 
 # Records of one poll: enough to amortise it, few enough not to hold the loop long.
 POLL_RECORDS = 200
@@ -98,9 +105,7 @@ class WorkerRuntime:
             batch_bytes=WriterOptions().max_batch_bytes,
             commit_requests=pace.commit_requests,
             commit_bytes=pace.commit_bytes,
-            least_floor_s=pace.commit_floor_min_ms / 1000,
-            most_floor_s=pace.commit_floor_max_ms / 1000,
-            quiet_seal_s=pace.position_seal_s,
+            most_floor_s=pace.commit_floor_ms / 1000,
         )
         self._connection, ignored = from_properties(settings.kafka_properties)
         for name in ignored:
@@ -121,6 +126,9 @@ class WorkerRuntime:
         )
         self.sandbox = SandboxPool(_sandbox_config(orders), self._load_module)
         self._keys = KeySource.from_rules(settings.tokens, settings.secrets)
+        self._profile = TokenProfile(
+            settings.tokens.max_lifetime_s, settings.tokens.max_append_age_s
+        )
         self._policy = _read_policy(settings.policy_path)
         self._ceilings = AdmissionCeilings(
             Limits(ceilings.fuel_units, ceilings.memory_bytes, ceilings.deadline_ms),
@@ -171,14 +179,17 @@ class WorkerRuntime:
         self._membership = GroupMembership(
             self._connection,
             topic=self._topics.requests,
-            group=membership.group,
+            group_id=membership.group,
             instance_id=self._orders.identity.instance,
             on_assignment=self._assigned,
-            session_timeout_ms=membership.session_timeout_ms,
-            heartbeat_interval_ms=membership.heartbeat_ms,
-            rebalance_timeout_ms=membership.rebalance_timeout_ms,
+            options=MembershipOptions(
+                membership.session_timeout_ms,
+                membership.heartbeat_ms,
+                membership.rebalance_timeout_ms,
+            ),
         )
         await self._retried(self._membership.start)
+        self._spawn(self._membership.failed())
         self._note = ""
         self._ready = True
         log.info("worker.ready", instance=self._orders.identity.instance)
@@ -294,23 +305,12 @@ class WorkerRuntime:
         assigned: set[int] = set()
         while True:
             if self._seeks:
-                assigned = await self._place_positions()
+                assigned = self._place_positions()
             if not assigned or not self._follower.confirmed:
                 await self._idle()
                 continue
             self._pause_congested(assigned)
-            if assigned <= self._paused:
-                await asyncio.sleep(0.001)
-                continue
-            try:
-                fetched = await self._fetcher.getmany(
-                    max_records=POLL_RECORDS, timeout_ms=_POLL_MS
-                )
-            except TransientError as error:
-                log.warning("fetch.retried", reason=str(error))
-                await asyncio.sleep(0.1)
-                self._positions_changed()
-                continue
+            fetched = await self._fetcher.getmany(POLL_RECORDS, _POLL_MS)
             for partition, records in fetched.items():
                 lane = self._lanes.get(partition)
                 if lane is not None and partition not in self._seeks:
@@ -321,12 +321,10 @@ class WorkerRuntime:
 
     async def _idle(self) -> None:
         self._work_to_fetch.clear()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._work_to_fetch.wait(), 0.5)
-        except TimeoutError:
-            pass
 
-    async def _place_positions(self) -> set[int]:
+    def _place_positions(self) -> set[int]:
         """Give the fetcher every running lane, each at the lane's own position."""
         seeks, self._seeks = self._seeks, {}
         positions = {
@@ -334,40 +332,38 @@ class WorkerRuntime:
             for partition, lane in self._lanes.items()
             if lane.running
         }
-        await self._fetcher.assign(positions)
-        self._paused.clear()
+        self._fetcher.assign(positions)
+        self._paused &= set(positions)
         return set(positions)
 
     def _pause_congested(self, assigned: set[int]) -> None:
         congested = {
             p
             for p in assigned
-            if p not in self._lanes
-            or self._lanes[p].congested
-            or not self._lanes[p].running
+            if (lane := self._lanes.get(p)) is None
+            or lane.congested
+            or not lane.running
         }
-        if congested - self._paused:
+        if congested != self._paused:
             self._fetcher.pause(congested - self._paused)
-        if self._paused - congested:
             self._fetcher.resume(self._paused - congested)
-        self._paused = congested
+            self._paused = congested
 
     def _note_positions(self, assigned: set[int]) -> None:
-        """Tell lanes where fetching stands when no record says it (markers)."""
+        """Tell lanes of failures, and where fetching stands if no record says it."""
+        for partition, error in self._fetcher.take_failures().items():
+            lane = self._lanes.get(partition)
+            if lane is not None:
+                lane.unfetchable(error)
         now = time.monotonic()
-        if now - self._positions_at < _POSITION_EVERY_S:
+        if self._seeks or now - self._positions_at < _POSITION_EVERY_S:
             return
         self._positions_at = now
-        for partition in assigned - set(self._seeks):
+        for partition in assigned:
             lane = self._lanes.get(partition)
-            if lane is None:
-                continue
-            position = self._fetcher.position(partition)
-            if position is not None:
-                lane.reached(position)
-            end = self._fetcher.end(partition)
-            if end is not None:
-                self._ends[partition] = end
+            if lane is not None and lane.running:
+                lane.reached(self._fetcher.position(partition))
+                self._ends[partition] = self._fetcher.high_watermark(partition)
 
     # -- what lanes ask (LaneWorld) ---------------------------------------------
 
@@ -380,7 +376,7 @@ class WorkerRuntime:
         return Expected(
             self._topics.requests, self._topics.results, self._topics.audit,
             partition, self._cluster_id, self._orders.settings.operator_public_key,
-            self._believe, secret,
+            self._believe, secret, self._horizon_ms,
         )  # fmt: skip
 
     def _believe(self, seal: Seal) -> None:
@@ -428,18 +424,21 @@ class WorkerRuntime:
         return LaneIdentity(
             self._topics.requests, partition, log_id, term, self.certificate,
             self.sandbox.engine, _ENCODERS[self._orders.settings.result_encoding],
-            max_result_bytes,
+            max_result_bytes, self._horizon_ms,
         )  # fmt: skip
+
+    @property
+    def _horizon_ms(self) -> int:
+        return max(self._profile.replay_window_ms, LEAST_HORIZON_MS)
 
     def context(self) -> AdmissionContext:
         """Give what decisions rest on now; the same object until it changes."""
         context = self._context
         keys = self._keys.current
         if context is None or context.keys is not keys:
-            tokens = self._orders.settings.tokens
             context = self._context = AdmissionContext(
                 keys,
-                TokenProfile(tokens.max_lifetime_s, tokens.max_append_age_s),
+                self._profile,
                 self._policy,
                 DenyList.of(self.view.denied),
                 self.view,
@@ -479,8 +478,7 @@ class WorkerRuntime:
             return held[0]
         module = await self._modules.find(s256)
         if module is None:
-            message = f"module {s256.hex()} is not published"
-            raise UnavailableError(message)
+            raise LookupError(s256.hex())
         return module
 
     # -- what lanes tell ----------------------------------------------------------
@@ -539,7 +537,7 @@ class WorkerRuntime:
                 )
                 raise RuntimeError(message)
 
-    def _spawn_quietly(self, work: Awaitable[None]) -> None:
+    def _spawn_quietly(self, work: Awaitable[object]) -> None:
         """Run something short whose failure does not matter."""
         task = asyncio.ensure_future(work)
         task.add_done_callback(lambda t: t.cancelled() or t.exception())
@@ -594,8 +592,9 @@ def _sandbox_config(orders: WorkerOrders) -> SandboxConfig:
     return SandboxConfig(
         children=settings.children,
         max_stack_bytes=ceilings.stack_bytes,
-        max_memory_bytes=max(ceilings.memory_bytes, ceilings.hard_memory_bytes),
         max_module_bytes=ceilings.hard_module_bytes,
+        compile_wall_s=ceilings.compile_deadline_ms / 1000,
+        compile_data_bytes=ceilings.compile_memory_bytes,
         require_hardening=settings.require_hardening,
     )
 

@@ -54,7 +54,7 @@ def test_decided_entries_wait_behind_a_running_one() -> None:
 
     window.finish([slot], [Report()])
 
-    assert window.finished == 2  # noqa: PLR2004 - both
+    assert window.finished == 2
 
 
 def test_a_slot_takes_one_report_only() -> None:

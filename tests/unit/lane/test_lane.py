@@ -1,0 +1,373 @@
+"""One lane on an in-memory log: exactly one answer for each record, through faults."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from stream_executor.audit.segments import SegmentParser
+from stream_executor.lane.lane import Lane
+from stream_executor.model.audit import (
+    Context,
+    LaneAcquired,
+    LaneReleased,
+    RequestExecuted,
+    RequestRefused,
+    Seal,
+)
+from stream_executor.model.lanes import LaneState
+from stream_executor.model.request import (
+    Call,
+    ExecutionRequest,
+    InlineModule,
+    ModuleName,
+)
+from stream_executor.model.scalars import ValueType, pack_value
+from stream_executor.modules.orders import Orders
+from stream_executor.wire.avro import decode
+from stream_executor.wire.requests import encode_json
+from stream_executor.wire.results import decode_result
+from tests.lane_world import (
+    AUDIT,
+    OPERATOR,
+    REQUESTS,
+    RESULTS,
+    MemoryWorld,
+    authorization,
+    begun_broker,
+)
+from tests.memory_log import MemoryBroker
+
+
+def request(number: int = 0) -> bytes:
+    """A call of an inline module."""
+    args = pack_value(ValueType.I32, number) + pack_value(ValueType.I32, 1)
+    return encode_json(
+        ExecutionRequest(f"r-{number}", InlineModule(b"\0asm"), Call("add", args))
+    )
+
+
+def submit(broker: MemoryBroker, number: int = 0) -> int:
+    """Append one good request."""
+    value = request(number)
+    return broker.append(REQUESTS, 0, value, authorization(broker, value))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until something holds; fail rather than hang."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def owned(world: MemoryWorld, *, crash: bool = False) -> AsyncIterator[Lane]:
+    """A running lane; at the end it is released, or left as a crash leaves it."""
+    lane = Lane(0, world)
+    lane.start()
+    try:
+        await until(lambda: lane.state is not LaneState.ACQUIRING)
+        yield lane
+    finally:
+        if crash and lane._task is not None:
+            lane._task.cancel()
+            await asyncio.wait({lane._task})
+        else:
+            await lane.release("drain", 1.0)
+
+
+def feed(world: MemoryWorld, lane: Lane) -> None:
+    """Fetch everything from where the lane wants to read."""
+    log = world.broker.log(REQUESTS, 0)
+    lane.feed([r for r in log[world.seeks[-1] :] if r is not None])
+
+
+def leaves(broker: MemoryBroker) -> list[object]:
+    """Every leaf of the audit log, decoded; the chain and seals are verified."""
+    world = MemoryWorld(broker)
+    parser = SegmentParser(None, None, world.believe)
+    found: list[object] = []
+    for record in broker.records(AUDIT, 0):
+        segment = parser.feed(record.offset, record.value)
+        if segment is not None:
+            assert segment.foreign == []
+            found += [decode(leaf.value) for leaf in segment.leaves]
+    assert parser.unsealed == []
+    return found
+
+
+def answers(broker: MemoryBroker) -> dict[int, str]:
+    """Offset → status, from the results; fails if an offset is answered twice."""
+    found: dict[int, str] = {}
+    for record in broker.records(RESULTS, 0):
+        result = decode_result(record.value or b"")
+        for offset in range(result.offset, result.offset + result.count):
+            assert offset not in found
+            found[offset] = result.status
+    return found
+
+
+async def test_every_record_gets_one_result_and_one_event() -> None:
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    for number in range(120):
+        submit(broker, number)
+
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 120)
+
+    assert set(answers(broker).values()) == {"SUCCEEDED"}
+    log = leaves(broker)
+    executed = [leaf for leaf in log if isinstance(leaf, RequestExecuted)]
+    assert [leaf.offset for leaf in executed] == list(range(120))
+    assert isinstance(log[1], LaneAcquired)
+    assert isinstance(log[-2], LaneReleased)
+    last = log[-1]
+    assert isinstance(last, Seal)
+    assert last.next == 120
+    assert sum(world.inline.values()) == 0
+
+
+@pytest.mark.parametrize("crash", ["before", "after"])
+async def test_a_commit_in_doubt_is_decided_by_the_log(crash: str) -> None:
+    """Whether the broker took the transaction or not, nothing is doubled or lost."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    for number in range(10):
+        submit(broker, number)
+
+    async with owned(world) as lane:
+        broker.crash_next = crash
+        feed(world, lane)
+        await until(lambda: len(world.seeks) == 2)
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 10)
+
+    seals = [leaf for leaf in leaves(broker) if isinstance(leaf, Seal)]
+    assert seals[-1].next == 10
+    assert seals[-1].term == 2
+
+
+async def test_a_new_owner_fences_the_old_one() -> None:
+    """Two owners: the later one works, the earlier one stops and does not fight."""
+    broker = begun_broker()
+    first, second = MemoryWorld(broker), MemoryWorld(broker)
+
+    async with owned(first, crash=True) as old:
+        submit(broker)
+        async with owned(second) as new:
+            feed(first, old)
+            await until(lambda: old.state is LaneState.WAITING)
+            feed(second, new)
+            await until(lambda: answers(broker) == {0: "SUCCEEDED"})
+            assert new.state is LaneState.RUNNING
+        assert old.state is LaneState.WAITING
+
+
+@pytest.mark.threat("T-05")
+async def test_replay_is_refused_after_a_takeover() -> None:
+    """The replay window is rebuilt from the seals."""
+    broker = begun_broker()
+    first = MemoryWorld(broker)
+    value = request()
+    header = authorization(broker, value, jti="the-one-and-only-jti")
+    broker.append(REQUESTS, 0, value, header)
+    async with owned(first, crash=True) as lane:
+        feed(first, lane)
+        await until(lambda: len(answers(broker)) == 1)
+    broker.append(REQUESTS, 0, value, header)
+
+    second = MemoryWorld(broker)
+    async with owned(second) as lane:
+        feed(second, lane)
+        await until(lambda: len(answers(broker)) == 2)
+
+    assert answers(broker) == {0: "SUCCEEDED", 1: "REJECTED"}
+    assert second.sandbox.entered == 0
+    refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
+    assert [(leaf.code, leaf.request_id) for leaf in refused] == [
+        ("auth_replayed", "r-0")
+    ]
+
+
+@pytest.mark.threat("T-19")
+async def test_a_flood_of_unsigned_records_shares_few_answers() -> None:
+    """Adjacent refusals of one code cost one result and one event together."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    for _ in range(40):
+        broker.append(REQUESTS, 0, b"")
+    submit(broker)
+
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 41)
+
+    refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
+    assert [(leaf.offset, leaf.count, leaf.code) for leaf in refused] == [
+        (0, 40, "auth_missing")
+    ]
+    assert answers(broker)[40] == "SUCCEEDED"
+
+
+async def test_markers_are_attested_as_gaps() -> None:
+    """answered + gaps = next - from, whatever transactional producers leave behind."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    submit(broker, 0)
+    broker.marker(REQUESTS, 0)
+    broker.marker(REQUESTS, 0)
+    submit(broker, 1)
+    broker.marker(REQUESTS, 0)
+
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 2)
+        lane.reached(5)
+        await until(lambda: lane.expected == 5)
+
+    seals = [leaf for leaf in leaves(broker) if isinstance(leaf, Seal)]
+    gaps = [(g.start, g.end) for seal in seals for g in seal.gaps]
+    assert gaps == [(1, 3), (4, 5)]
+    assert seals[-1].next == 5
+
+
+async def test_records_that_the_client_skipped_are_fetched_again() -> None:
+    """A hole that holds records is never sealed; the second time the lane halts."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    for number in range(3):
+        submit(broker, number)
+
+    async with owned(world) as lane:
+        lane.feed([broker.records(REQUESTS, 0)[2]])
+        await until(lambda: world.seeks == [0, 0])
+        lane.feed([broker.records(REQUESTS, 0)[2]])
+        await until(lambda: lane.state is LaneState.HALTED)
+
+    assert answers(broker) == {}
+
+
+async def test_results_keep_offset_order_whatever_finishes_first() -> None:
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    world.sandbox.held = True
+    for number in range(3):
+        submit(broker, number)
+
+    async with owned(world) as lane:
+        for record in broker.records(REQUESTS, 0):
+            lane.feed([record])
+        world.sandbox.waiting.reverse()
+        world.sandbox.run()
+        await until(lambda: len(answers(broker)) == 3)
+
+    results = [decode_result(r.value or b"") for r in broker.records(RESULTS, 0)]
+    assert [r.offset for r in results] == [0, 1, 2]
+
+
+async def test_a_result_over_the_limit_becomes_output_limit() -> None:
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    normal = world.sandbox.answer
+    world.sandbox.answer = lambda job: type(normal(job))(
+        output=pack_value(ValueType.I64, 1) * 20_000
+    )
+    submit(broker)
+
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 1)
+
+    result = decode_result(broker.records(RESULTS, 0)[0].value or b"")
+    assert (result.status, result.code) == ("FAILED", "output_limit")
+    assert lane.state is not LaneState.HALTED
+
+
+async def test_an_audit_partition_without_genesis_halts_the_lane() -> None:
+    """An empty audit partition is not a first start."""
+    broker = MemoryBroker()
+    world = MemoryWorld(broker)
+
+    async with owned(world) as lane:
+        assert lane.state is LaneState.HALTED
+        assert "genesis" in lane.reason
+
+
+@pytest.mark.threat("T-14")
+async def test_a_requests_topic_made_anew_halts_the_lane() -> None:
+    """The anchor: the last answered record must still be what was answered."""
+    broker = begun_broker()
+    first = MemoryWorld(broker)
+    submit(broker, 1)
+    async with owned(first) as lane:
+        feed(first, lane)
+        await until(lambda: len(answers(broker)) == 1)
+    broker.logs[REQUESTS, 0] = []
+    submit(broker, 2)
+
+    second = MemoryWorld(broker)
+    async with owned(second) as lane:
+        assert lane.state is LaneState.HALTED
+        assert "made anew" in lane.reason
+
+
+@pytest.mark.threat("T-12")
+async def test_an_audit_log_that_lost_its_tail_halts_the_lane() -> None:
+    """Results that are ahead of the audit log betray the loss."""
+    broker = begun_broker()
+    first = MemoryWorld(broker)
+    async with owned(first) as lane:
+        kept = len(broker.log(AUDIT, 0))
+        submit(broker)
+        feed(first, lane)
+        await until(lambda: len(answers(broker)) == 1)
+    del broker.log(AUDIT, 0)[kept:]
+
+    second = MemoryWorld(broker)
+    async with owned(second) as lane:
+        assert lane.state is LaneState.HALTED
+        assert "lost its tail" in lane.reason
+
+
+@pytest.mark.threat("T-08")
+async def test_a_record_with_its_producers_time_halts_the_lane() -> None:
+    """Rejecting it would make an admin's slip terminal for every request."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    submit(broker)
+    record = broker.records(REQUESTS, 0)[0]
+
+    async with owned(world) as lane:
+        lane.feed([type(record)(0, record.timestamp, record.value, timestamp_type=0)])
+        await until(lambda: lane.state is LaneState.HALTED)
+        assert "LogAppendTime" in lane.reason
+
+    assert answers(broker) == {}
+
+
+async def test_a_control_change_is_written_before_what_it_decides() -> None:
+    """Events cite the context they were decided under."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    submit(broker, 0)
+
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 1)
+        orders = Orders(world.view, OPERATOR, 1)
+        world.control(orders.publish(ModuleName("add", "1"), bytes(32), 4, 0))
+        submit(broker, 1)
+        lane.feed(broker.records(REQUESTS, 0)[1:])
+        await until(lambda: len(answers(broker)) == 2)
+
+    log = leaves(broker)
+    context = next(leaf for leaf in log if isinstance(leaf, Context))
+    executed = [leaf for leaf in log if isinstance(leaf, RequestExecuted)]
+    assert executed[0].context_seq == 1
+    assert executed[1].context_seq == context.seq
+    assert log.index(context) < log.index(executed[1])
