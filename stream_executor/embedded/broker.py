@@ -209,7 +209,9 @@ class EmbeddedKafka:
         with locked(template.with_suffix(".lock")):
             if not template.exists():
                 _format(installation, properties, ())
-                (logs / "bootstrap.checkpoint").rename(template)
+                half = template.with_suffix(".half")
+                shutil.copyfile(logs / "bootstrap.checkpoint", half)
+                half.replace(template)
         logs.mkdir(exist_ok=True)
         shutil.copyfile(template, logs / "bootstrap.checkpoint")
         (logs / "meta.properties").write_text(
