@@ -10,10 +10,13 @@ from __future__ import annotations
 import binascii
 import math
 import re
+import struct
+from functools import partial
 
 from stream_executor.model.errors import MalformedError
 from stream_executor.model.scalars import (
     NAMES,
+    SCALAR_BYTES,
     TYPES,
     ValueType,
     pack_bits,
@@ -49,6 +52,13 @@ def from_base64(text: str) -> bytes:
     return data
 
 
+# The ordinary argument, a JSON integer for an integer parameter, in one C call.
+_INTEGERS = {
+    "i32": partial(struct.Struct("<Bi4x").pack, ValueType.I32),
+    "i64": partial(struct.Struct("<Bq").pack, ValueType.I64),
+}
+
+
 def pack_scalars(scalars: list[JsonScalar]) -> bytes:
     """Pack ``[{"i32": 2}, …]`` into ``model.scalars``' form.
 
@@ -61,18 +71,22 @@ def pack_scalars(scalars: list[JsonScalar]) -> bytes:
             message = 'an argument is one object with one type, like {"i32": 2}'
             raise MalformedError(message)
         ((name, value),) = scalar.items()
-        value_type = TYPES.get(name)
-        if value_type is None:
-            message = f"unknown value type {name[:16]!r}: i32, i64, f32 or f64"
-            raise MalformedError(message)
         try:
-            parts.append(_pack(value_type, value))
-        except ValueError as error:
-            raise MalformedError(str(error)[:128]) from error
+            if type(value) is int and name in _INTEGERS:
+                parts.append(_INTEGERS[name](value))
+            else:
+                parts.append(_pack(name, value))
+        except (struct.error, ValueError) as error:
+            message = f"{str(value)[:32]} does not fit {name[:16]}"
+            raise MalformedError(message) from error
     return b"".join(parts)
 
 
-def _pack(value_type: ValueType, value: float | str) -> bytes:
+def _pack(name: str, value: float | str) -> bytes:
+    value_type = TYPES.get(name)
+    if value_type is None:
+        message = f"unknown value type {name[:16]!r}: i32, i64, f32 or f64"
+        raise MalformedError(message)
     if isinstance(value, str):
         if value_type in _FLOATS and _BITS.fullmatch(value):
             return pack_bits(value_type, int(value, 16))
@@ -89,6 +103,8 @@ def _pack(value_type: ValueType, value: float | str) -> bytes:
 
 def unpack_scalars(packed: bytes) -> list[JsonScalar]:
     """Give packed scalars as ``[{"i32": 5}, …]``; the inverse of ``pack_scalars``."""
+    if len(packed) == SCALAR_BYTES and packed[0] == ValueType.I32:
+        return [{"i32": int.from_bytes(packed[1:5], "little", signed=True)}]
     return [
         {NAMES[value_type]: _json_number(value_type, value, bits)}
         for value_type, value, bits in unpack(packed)

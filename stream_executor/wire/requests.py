@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -48,6 +49,7 @@ MAX_ARGUMENTS = 1_000
 MAX_FILES = 256
 _SCHEMA = "ExecutionRequest.v1"
 _DIGEST_PREFIX = "sha256:"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class ModuleTooLargeError(MalformedError):
@@ -179,18 +181,14 @@ def parse_module_name(text: str) -> ModuleRef:
         return known
     ref: ModuleRef
     if text.startswith(_DIGEST_PREFIX):
-        try:
-            ref = ModuleDigest(bytes.fromhex(text.removeprefix(_DIGEST_PREFIX)))
-        except ValueError as error:
-            message = "a module digest is 'sha256:' and 64 hex digits"
-            raise MalformedError(message) from error
-        if _DIGEST_PREFIX + ref.s256.hex() != text:
+        digits = text.removeprefix(_DIGEST_PREFIX)
+        if not _DIGEST.fullmatch(digits):
             message = "a module digest is 'sha256:' and 64 lower hex digits"
             raise MalformedError(message)
+        ref = ModuleDigest(bytes.fromhex(digits))
     else:
         name, _, version = text.partition("@")
-        ref = ModuleName(name, version)
-    _validate_module(ref)
+        ref = _named(name, version)
     if len(_MODULE_REFS) >= _REMEMBERED_REFS:
         _MODULE_REFS.clear()
     _MODULE_REFS[text] = ref
@@ -229,7 +227,7 @@ def _from_json(value: bytes) -> ExecutionRequest:
         plain.request_id,
         parse_module_name(module)
         if isinstance(module, str)
-        else InlineModule(_inline_bytes(module.inline)),
+        else _inline(_inline_bytes(module.inline)),
         invocation,
         None
         if limits is None
@@ -245,6 +243,13 @@ def _inline_bytes(text: str) -> bytes:
         message = f"an inline module has at most {MAX_INLINE_MODULE_BYTES} bytes"
         raise ModuleTooLargeError(message)
     return from_base64(text)
+
+
+def _inline(module: bytes) -> InlineModule:
+    if len(module) > MAX_INLINE_MODULE_BYTES:
+        message = f"an inline module has at most {MAX_INLINE_MODULE_BYTES} bytes"
+        raise ModuleTooLargeError(message)
+    return InlineModule(module)
 
 
 def _fewest_quotes(plain: _JsonRequest) -> int:
@@ -323,11 +328,11 @@ def _body_of(tagged: Any) -> Any:
 def _module_from_avro(name: str, plain: dict[str, Any]) -> ModuleRef:
     match name.rpartition(".")[2]:
         case "ModuleName":
-            return ModuleName(plain["name"], plain["version"])
+            return _named(plain["name"], plain["version"])
         case "ModuleDigest":
             return ModuleDigest(plain["s256"])
         case _:
-            return InlineModule(plain["bytes"])
+            return _inline(plain["bytes"])
 
 
 def _invocation_from_avro(name: str, plain: dict[str, Any]) -> Invocation:
@@ -399,10 +404,6 @@ def _validate(request: ExecutionRequest) -> None:
     if not REQUEST_ID.fullmatch(request.request_id):
         message = f"request_id does not match {REQUEST_ID.pattern}"
         raise MalformedError(message)
-    module = request.module
-    # A name that was parsed from text has been validated when it was remembered.
-    if not isinstance(module, ModuleName) or _MODULE_REFS.get(str(module)) != module:
-        _validate_module(module)
     invocation = request.invocation
     if isinstance(invocation, Call):
         _validate_text("function", invocation.function, 256)
@@ -428,24 +429,14 @@ def _validate_limits(request: ExecutionRequest) -> None:
         raise MalformedError(message)
 
 
-def _validate_module(module: ModuleRef) -> None:
-    if isinstance(module, ModuleName):
-        if not (
-            MODULE_NAME.fullmatch(module.name)
-            and MODULE_VERSION.fullmatch(module.version)
-        ):
-            message = (
-                f"a module is named {MODULE_NAME.pattern}@{MODULE_VERSION.pattern}, "
-                "or sha256:<digest>"
-            )
-            raise MalformedError(message)
-    elif isinstance(module, ModuleDigest):
-        if len(module.s256) != 32:  # noqa: PLR2004 - SHA-256
-            message = "a module digest has 32 bytes"
-            raise MalformedError(message)
-    elif len(module.bytes) > MAX_INLINE_MODULE_BYTES:
-        message = f"an inline module has at most {MAX_INLINE_MODULE_BYTES} bytes"
-        raise ModuleTooLargeError(message)
+def _named(name: str, version: str) -> ModuleName:
+    if not (MODULE_NAME.fullmatch(name) and MODULE_VERSION.fullmatch(version)):
+        message = (
+            f"a module is named {MODULE_NAME.pattern}@{MODULE_VERSION.pattern}, "
+            "or sha256:<digest>"
+        )
+        raise MalformedError(message)
+    return ModuleName(name, version)
 
 
 def _validate_text(what: str, text: str, most: int) -> None:
