@@ -11,7 +11,7 @@ seal (``lane.recovery``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -143,17 +143,21 @@ class SegmentParser:
 
         At the end of a log these are a transaction that no seal ends.
         """
+        return [pending.offset for pending in self._forward()[0]]
+
+    def _forward(self) -> tuple[list[_Pending], ChainHead]:
+        """Follow the chain from the head on, as far as what is pending links."""
         head = self.head or ChainHead()
-        offsets = []
+        links = []
         for pending in self._pending:
-            try:
-                link = link_of(pending.value)
-            except MalformedError:
-                continue
-            if link == (head.seq, head.hash):
-                head = head.extended(pending.value)
-                offsets.append(pending.offset)
-        return offsets
+            if _link_or_none(pending.value) == (head.seq, head.hash):
+                head = ChainHead(head.seq + 1, pending.hash)
+                links.append(pending)
+        return links, head
+
+    def skips(self, offset: int) -> bool:
+        """Say whether an order says that this audit offset is no leaf."""
+        return any(r.start <= offset < r.end for o in self._orders for r in o.skipped)
 
     def feed(self, offset: int, value: bytes | None) -> Segment | None:
         """Take the next record; give the segment that it seals, if it does.
@@ -164,7 +168,7 @@ class SegmentParser:
         """
         value = value or b""
         self._reach = None
-        if any(r.start <= offset < r.end for o in self._orders for r in o.skipped):
+        if self.skips(offset):
             self._skipped.append(offset)
             return None
         self._pending.append(_Pending(offset, value, leaf_hash(value)))
@@ -266,28 +270,49 @@ class SegmentParser:
                 f"seq {head.seq} after leaf hash {head.hash.hex()}",
                 f"seq {start} after {reached.hex()}",
             )  # fmt: skip
-        kept = {leaf.offset for leaf in leaves}
-        missing = start - 1
-        claimant = None
+        self._raise_broken(first, start - 1, reached, {leaf.offset for leaf in leaves})
+
+    def _raise_broken(
+        self, first: Leaf, missing: int, reached: bytes, kept: set[int]
+    ) -> NoReturn:
+        """Say what became of the leaf before the first one that the seal reaches."""
         for pending in self._pending:
-            if pending.offset in kept:
-                continue
             if pending.hash == reached:
                 raise ChainError(
                     FindingCode.LEAF_MISPLACED, pending.offset, missing,
                     f"before offset {first.offset}", "after it",
                 )  # fmt: skip
-            if _claims(pending.value, missing):
-                claimant = pending
-        if claimant is not None:
+        altered = self._altered(first.offset, missing, kept)
+        if altered is not None:
             raise ChainError(
-                FindingCode.LEAF_ALTERED, claimant.offset, missing,
-                f"leaf hash {reached.hex()}", claimant.hash.hex(),
+                FindingCode.LEAF_ALTERED, altered.offset, missing,
+                f"leaf hash {reached.hex()}", altered.hash.hex(),
             )  # fmt: skip
         raise ChainError(
             FindingCode.LEAF_MISSING, first.offset, missing,
             f"leaf hash {reached.hex()} before it", "no such leaf",
         )  # fmt: skip
+
+    def _altered(self, before: int, missing: int, kept: set[int]) -> _Pending | None:
+        """Find the record that stands, altered, where a leaf is missing.
+
+        Its own seq and prev may be what was altered, so either may give it away.
+        """
+        links, end = self._forward()
+        if end.seq > missing:
+            return links[missing - end.seq]
+        intact = {pending.offset for pending in links}
+        for pending in reversed(self._pending):
+            link = _link_or_none(pending.value)
+            if (
+                link is not None
+                and pending.offset < before
+                and pending.offset not in kept
+                and pending.offset not in intact
+                and (link[0] == missing or (end.seq == missing and link[1] == end.hash))
+            ):
+                return pending
+        return None
 
     def _resumed_next(self, leaves: list[Leaf]) -> int | None:
         """Give where a resume in these leaves lets the lane go on, if there is one."""
@@ -316,13 +341,11 @@ def resume_order(value: bytes) -> ResumeOrdered | None:
     return order
 
 
-def _claims(value: bytes, seq: int) -> bool:
-    """Say whether a record claims to be the leaf of this seq."""
+def _link_or_none(value: bytes) -> tuple[int, bytes] | None:
     try:
-        found, _ = link_of(value)
+        return link_of(value)
     except MalformedError:
-        return False
-    return found == seq
+        return None
 
 
 def check_follows(
@@ -340,7 +363,7 @@ def check_follows(
         ChainError: position, term, clock or control offset does not follow.
     """
     span = seal.next - seal.from_
-    gaps = sum(len(gap) for gap in seal.gaps)
+    gaps = sum(gap.end - gap.start for gap in seal.gaps)
     wanted = before.next if resumed_next is None else resumed_next
     problems = [
         (expected, found)

@@ -111,6 +111,7 @@ class PartitionVerifier:
         self._state = InForce()
         self._seals: dict[int, bytes] = {}
         self._offset = 0
+        self._genesis_offset = -1
         if genesis is not None and self._take_genesis(0, genesis, None):
             self._state = InForce.unknown()
 
@@ -138,9 +139,12 @@ class PartitionVerifier:
             self._take(self._genesis_problems())
             report.list_foreign([leaf.offset for leaf in self._before])
             return report
-        report.torn = parser.torn()
+        # Genesis stands under the operator's signature; no seal need end it.
+        report.torn = [o for o in parser.torn() if o != self._genesis_offset]
         torn = set(report.torn)
-        report.list_foreign([o for o in parser.unsealed if o not in torn])
+        report.list_foreign(
+            [o for o in parser.unsealed if o not in torn and o != self._genesis_offset]
+        )
         if self._anchored is not None:
             report.unanchored = max(report.size - self._anchored, 0)
             if report.size < self._anchored:
@@ -164,7 +168,9 @@ class PartitionVerifier:
             return None
         self._orders = self._control.orders(genesis.log_id)
         self._parser = SegmentParser(genesis.log_id, head, self._believe, self._orders)
+        self._genesis_offset = offset
         self.report.log_id = genesis.log_id
+        self.report.size, self.report.head = 1, leaf_hash(value)
         self.report.next = self._state.next = genesis.start_offset
         self._take(self._misplaced(offset, genesis))
         return self._parser
@@ -223,7 +229,8 @@ class PartitionVerifier:
             self.report.add(error.problem)
             segment = parser.rejoin()
         else:
-            if segment is None and class_of(value) is Seal:
+            not_taken = segment is None and not parser.skips(offset)
+            if not_taken and class_of(value) is Seal:
                 self._take(self._seal_not_taken(parser, offset, value))
         return None if segment is None else self._follow(segment, head)
 
@@ -292,7 +299,7 @@ class PartitionVerifier:
         report, seal = self.report, segment.seal
         report.log_id = seal.log_id
         report.size, report.head = segment.head.seq, segment.head.hash
-        report.gaps += sum(len(gap) for gap in seal.gaps)
+        report.gaps += sum(gap.end - gap.start for gap in seal.gaps)
         report.next, report.terms = seal.next, max(report.terms, seal.term)
         self._seals[seal.seq] = segment.head.hash[:_REMEMBERED_BYTES]
         if len(self._seals) > _REMEMBERED_SEALS:
