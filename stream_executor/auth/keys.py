@@ -200,6 +200,16 @@ class KeySet:
         key = self._by_kid.get(kid)
         return Candidates(kid, () if key is None or key.algorithm != alg else (key,))
 
+    def is_same(self, other: KeySet) -> bool:
+        """Tell whether both decide alike about every token."""
+        return self.retired == other.retired and self._terms() == other._terms()
+
+    def _terms(self) -> list[tuple[object, ...]]:
+        return [
+            (k.algorithm, k.kid, k.key_id, k.issuers, k.audience, k.ceiling)
+            for k in self.keys
+        ]
+
     def remember(self, segment: bytes, candidates: Candidates) -> None:
         """Keep what a header segment meant, once a signature under it has held.
 

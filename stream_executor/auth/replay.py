@@ -103,7 +103,8 @@ class ReplayWindow:
         if lane_time_ms > self._slice_ends_ms:
             self._open_slice(lane_time_ms)
         page = self._page_of(jti_hash)
-        if jti_hash in page and _holds(page, jti_hash):
+        at = page.find(jti_hash)
+        if at >= 0 and _is_entry(page, jti_hash, at):
             return SpendOutcome.REPLAYED
         if self._count >= self._capacity:
             if self._budget.used_bytes + _PAGE_BYTES > self._budget.limit_bytes:
@@ -132,7 +133,7 @@ class ReplayWindow:
         for start in range(0, len(spent), HASH_BYTES):
             jti_hash = spent[start : start + HASH_BYTES]
             page = self._page_of(jti_hash)
-            if _holds(page, jti_hash):
+            if _is_entry(page, jti_hash, page.find(jti_hash)):
                 continue
             if self._count >= self._capacity:
                 page = self._make_room(jti_hash)
@@ -230,11 +231,8 @@ def _entries(page: bytearray) -> list[bytes]:
     return [bytes(page[at : at + _STRIDE]) for at in range(0, len(page), _STRIDE)]
 
 
-def _holds(page: bytearray, jti_hash: bytes) -> bool:
-    """Tell whether the page has the hash, and not merely its bytes across entries."""
-    at = page.find(jti_hash)
-    while at >= 0:
-        if at % _STRIDE == 0:
-            return True
+def _is_entry(page: bytearray, jti_hash: bytes, at: int) -> bool:
+    """Tell whether a find is an entry, or a later one; not bytes across entries."""
+    while at >= 0 and at % _STRIDE:
         at = page.find(jti_hash, at + 1)
-    return False
+    return at >= 0
