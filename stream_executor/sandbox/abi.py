@@ -4,23 +4,23 @@
 are unsigned 32-bit values, and every range is checked in 64 bits against the
 memory's size at that moment before a byte is copied.
 
-Not here: instantiation and limits (``fast.Guest.session``).
+Not here: instantiation and limits (``guest.Guest.session``).
 """
 
 from __future__ import annotations
 
 import ctypes
-import time
 from typing import TYPE_CHECKING
 
 from stream_executor.model.codes import Code, TrapKind
 from stream_executor.model.job import Job, Report
 from stream_executor.model.scalars import ValueType
+from stream_executor.sandbox.fast import elapsed_us
 from stream_executor.sandbox.inspect import Signature
 from stream_executor.sandbox.outcome import Ending, refusal
 
 if TYPE_CHECKING:
-    from stream_executor.sandbox.fast import Guest, Run
+    from stream_executor.sandbox.guest import Guest, Run
 
 MEMORY = "memory"
 ALLOC, ALLOC_TYPE = "alloc", Signature(bytes([ValueType.I32]), bytes([ValueType.I32]))
@@ -82,12 +82,12 @@ def _converse(guest: Guest, context: int, job: Job, started: int) -> Report:
             message=f"the output has {length} bytes; {job.output_bytes} are allowed",
             fuel_consumed=used,
             memory_bytes=size,
-            duration_us=(time.perf_counter_ns() - started) // 1000,
+            duration_us=elapsed_us(started),
         )
     output = ctypes.string_at(guest.memory_at(context) + place, length)
     return Report(
         output=output,
         fuel_consumed=used,
         memory_bytes=size,
-        duration_us=(time.perf_counter_ns() - started) // 1000,
+        duration_us=elapsed_us(started),
     )

@@ -10,7 +10,7 @@ job, and, while a job hangs, from the ticker thread.
 Its imports hold no settings, keys or Kafka, which a test asserts. Logs do not exist
 here; a failure is one line on standard error, which the parent reads.
 
-Not here: what a job does (``fast``, ``abi``, ``wasi_host``).
+Not here: what a job does (``guest``, ``abi``, ``wasi_host``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from stream_executor.model.job import InvocationKind, Job, Report
 from stream_executor.sandbox import protocol
 from stream_executor.sandbox.abi import bytes_runner
 from stream_executor.sandbox.engine import Engine, config_s256
-from stream_executor.sandbox.fast import TICK_MS, Guest
+from stream_executor.sandbox.guest import TICK_MS, Guest
 from stream_executor.sandbox.harden import lock_down
 from stream_executor.sandbox.inspect import ModuleShape
 from stream_executor.sandbox.native import Native

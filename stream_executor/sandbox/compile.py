@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 ENTRY = "stream_executor.sandbox.compile_child"
+WHOLE_TIME_BYTES = 8 * 1024 * 1024
+SMALLEST_SHARE = 0.25
 
 
 class Artefact(NamedTuple):
@@ -44,6 +46,15 @@ class Refusal(NamedTuple):
 
     code: Code
     message: str
+
+
+def wall_s(most_s: float, size: int) -> float:
+    """Give the seconds that a module of ``size`` bytes may take to compile.
+
+    A bomb is small and an honest small module is quick: a quarter up to 2 MiB, then
+    in proportion, everything from 8 MiB on.
+    """
+    return most_s * min(max(size / WHOLE_TIME_BYTES, SMALLEST_SHARE), 1.0)
 
 
 class _Compilation:
@@ -99,9 +110,8 @@ class _Compilation:
                 process.send(order, (module_fd, artefact_fd))
             finally:
                 os.close(module_fd)
-            wall = loop.call_later(
-                self._config.compile_wall_s, process.kill, "compile time is over"
-            )
+            seconds = wall_s(self._config.compile_wall_s, len(data))
+            wall = loop.call_later(seconds, process.kill, "compile time is over")
             try:
                 await process.ended.wait()
             finally:

@@ -4,7 +4,7 @@ Settings never come from users: an inconsistent set ends the process inside the
 native library, and artefacts and results depend on each of them. The one parameter
 is the guest's stack, which an operator sets for the whole engine.
 
-Not here: limits of one execution (``fast``) and of a process (``harden``).
+Not here: limits of one execution (``guest``) and of a process (``harden``).
 
 Source: the settings validated over the specification's test suite and real guests;
 wasmtime 50 ``Config`` and ``PoolingAllocationConfig``.
@@ -56,6 +56,9 @@ POOL_SETTINGS: tuple[tuple[str, int], ...] = (
     ("total_memories", 2),
     ("total_tables", 2 * MAX_TABLES),
     ("total_gc_heaps", 2),  # exceptions live there
+    # No async stacks: the default of 1,000 counts 2 GiB against RLIMIT_DATA.
+    ("total_stacks", 0),
+    ("total_component_instances", 0),
     ("max_memories_per_module", 1),
     ("max_tables_per_module", MAX_TABLES),
     ("table_elements", MAX_TABLE_ELEMENTS),

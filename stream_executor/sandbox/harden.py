@@ -135,7 +135,7 @@ class _Libc:
 
     def prctl(self, option: int, *values: int) -> bool:
         padded = (*values, 0, 0, 0, 0)[:4]
-        return self._prctl(option, *padded) == 0
+        return bool(self._prctl(option, *padded) == 0)
 
     def syscall(self, number: int, *values: object) -> int:
         """Give the result, or -1."""

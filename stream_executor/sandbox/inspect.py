@@ -7,7 +7,7 @@ cost is bounded by the module's length. Text format, components, and value types
 beyond i32, i64, f32, f64 never reach code that could parse or abort on them.
 
 Not here: validation of code (the engine's ``validate``, which runs after this), and
-the decision whether an invocation fits the shape (``fast``).
+the decision whether an invocation fits the shape (``guest``).
 
 Source: WebAssembly core specification 5.3 (types) and 5.5 (modules).
 """

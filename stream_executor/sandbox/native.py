@@ -3,14 +3,14 @@
 The Python layer of wasmtime is not imported: it costs 60 ms of a child's start and
 50 µs of every call, and some of its look-ups end the process on hostile modules
 (v128 in a signature). Every pointer here is a plain integer, so nothing keeps its
-target alive: whoever calls owns engine, module, linker and buffers (``fast.Guest``).
+target alive: whoever calls owns engine, module, linker and buffers (``guest``).
 
 Two bindings of the same library: ``quick`` keeps the GIL (short calls, no switching
 cost), ``guest`` releases it, and is used for everything that may run guest code, so
 that the epoch ticker can stop it. ``tests/unit/sandbox/test_native.py`` holds every
 prototype and layout against the wheel's own generated bindings.
 
-Not here: what the calls mean (``engine``, ``fast``, ``wasi_host``).
+Not here: what the calls mean (``engine``, ``guest``, ``wasi_host``).
 
 Source: wasmtime's C API (``wasmtime.h``), layouts from ``wasmtime._bindings`` 50.0.1.
 """

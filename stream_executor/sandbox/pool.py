@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from stream_executor.model.codes import Code
-from stream_executor.model.errors import ConfigError, MalformedError, MisuseError
-from stream_executor.model.job import Job, Report
+from stream_executor.model.errors import ConfigError, MisuseError
+from stream_executor.model.job import Report
 from stream_executor.sandbox import protocol
 from stream_executor.sandbox.compile import Compiler
 from stream_executor.sandbox.engine import (
@@ -37,6 +37,7 @@ from stream_executor.sandbox.engine import (
     engine_identity,
     validate_stack_bytes,
 )
+from stream_executor.sandbox.ledger import Ledger
 from stream_executor.sandbox.modules import Module, ModuleStore
 from stream_executor.sandbox.process import ChildProcess
 from stream_executor.sandbox.schedule import (
@@ -49,82 +50,48 @@ from stream_executor.sandbox.schedule import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stream_executor.model.job import Job
     from stream_executor.sandbox.config import SandboxConfig
 
 _log = structlog.get_logger(__name__)
 
 ENTRY = "stream_executor.sandbox.child"
-AHEAD = 2  # frames that a child holds: one runs, one waits in its socket
 WATCH_S = 0.025
 STALL_S = 0.05  # a job that runs longer gets its followers taken away
 MAX_RESTART_DELAY_S = 5.0
 MIN_RESTART_DELAY_S = 0.05
 MAX_ATTEMPTS = 2
 
-_TIMED_OUT = "deadline"
-
-
-class Frame:
-    """One batch on its way through a child.
-
-    Attributes:
-        number: of its first job, as the child counts.
-        reported: how many of its jobs have a report.
-        keep: jobs from here on were taken back and belong to nobody here.
-    """
-
-    __slots__ = ("issuer", "jobs", "keep", "number", "reported", "segments", "since")
-
-    def __init__(self, number: int, segments: list[Segment]) -> None:
-        self.number, self.segments = number, segments
-        self.issuer = segments[0].issuer
-        self.jobs: list[Job] = [job for segment in segments for job in segment.jobs]
-        self.reported, self.keep, self.since = 0, len(self.jobs), 0.0
-
-    def between(self, start: int, stop: int) -> list[Segment]:
-        """Give its jobs [start, stop), by index in the frame, as segments."""
-        found, at = [], 0
-        for segment in self.segments:
-            first, last = max(start, at), min(stop, at + len(segment))
-            if first < last:
-                offset = segment.start - at
-                found.append(segment.part(first + offset, last + offset))
-            at += len(segment)
-        return found
-
 
 class Child:
     """A sandbox process as the pool knows it.
 
     Attributes:
-        frames: what it holds, oldest first; reports come in this order.
+        ledger: what it holds.
         loaded: modules it has, least recently used first, with their sizes.
         seen, seen_at: last marker that was observed, and when it changed.
-        killed_at: number of the job that it was killed for, if for a deadline.
-        cut: it holds taken-back jobs; nothing is sent until it is through.
+        killed_for: number of the job that it was killed for, if for a deadline.
     """
 
     def __init__(self) -> None:
         self.process: ChildProcess
         self.hello: protocol.Hello | None = None
-        self.frames: list[Frame] = []
+        self.ledger = Ledger()
         self.loaded: OrderedDict[bytes, int] = OrderedDict()
         self.loaded_bytes = 0
-        self.next_number = 1
         self.seen, self.seen_at = 0, 0.0
-        self.killed_at: int | None = None
-        self.cut = self.exclusive = False
+        self.killed_for: int | None = None
         self.cpu_ns = 0
 
     @property
-    def idle(self) -> bool:
-        """Whether it can take a frame that must be alone."""
-        return self.hello is not None and not self.frames
+    def busy(self) -> bool:
+        """Whether it holds anything."""
+        return bool(self.ledger.frames)
 
-    def open_to(self, issuer: str) -> bool:
-        """Whether one more frame can wait behind its current one."""
-        del issuer  # any: what waits behind a slow job is taken back
-        return 0 < len(self.frames) < AHEAD and not (self.cut or self.exclusive)
+    @property
+    def idle(self) -> bool:
+        """Whether it can take a frame and run it at once."""
+        return self.hello is not None and not self.ledger.frames
 
 
 class SandboxPool:
@@ -173,11 +140,11 @@ class SandboxPool:
     @property
     def running(self) -> int:
         """How many children run a guest now."""
-        return sum(bool(child.frames) for child in self._children)
+        return sum(child.busy for child in self._children)
 
     @property
     def capacity(self) -> int:
-        """How many guests can run at the same time; below ``children`` while some start."""
+        """How many guests can run at once; below ``children`` while some start."""
         ready = sum(child.hello is not None for child in self._children)
         return min(ready, self._config.children)
 
@@ -302,8 +269,13 @@ class SandboxPool:
         return max(idle, key=lambda child: child.seen_at, default=None)
 
     def _busy_child(self) -> Child | None:
-        open_children = [c for c in self._children if c.open_to("")]
-        return min(open_children, key=lambda c: c.frames[0].since, default=None)
+        """Give the child whose running frame is oldest, of those with room behind it.
+
+        Whose frame runs there does not matter: what waits behind a slow job is taken
+        back.
+        """
+        room = [child for child in self._children if child.ledger.open]
+        return min(room, key=lambda c: c.ledger.frames[0].since, default=None)
 
     def _may(self, head: Segment, idle: Child | None) -> bool:
         """Whether this issuer may have a child now."""
@@ -312,25 +284,21 @@ class SandboxPool:
         if not self._queue.others_wait(head.issuer):
             return True
         held = sum(
-            any(frame.issuer == head.issuer for frame in child.frames)
+            any(frame.issuer == head.issuer for frame in child.ledger.frames)
             for child in self._children
         )
         return held < max(1, self._config.children // 2)
 
     def _send(self, child: Child, chunk: list[Segment]) -> None:
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         for segment in chunk:
             self._announce(child, segment.module)
-        frame = Frame(child.next_number, chunk)
-        child.next_number += len(frame.jobs)
-        child.exclusive = chunk[0].alone
-        frame.since = now
-        if not child.frames:
+        if not child.busy:
             child.seen_at = now
-        child.frames.append(frame)
+        frame = child.ledger.add(chunk, now)
         child.process.send(protocol.frame(protocol.Batch(frame.number, frame.jobs)))
         if self._watching is None:
-            loop = asyncio.get_running_loop()
             self._watching = loop.call_later(WATCH_S, self._watch)
 
     def _announce(self, child: Child, module: Module) -> None:
@@ -362,40 +330,19 @@ class SandboxPool:
             child.hello = protocol.decode_hello(body, self.engine_config_s256)
             self._ready(child.hello)
             return
-        if not child.frames:
-            raise MalformedError("a reply without a batch")
-        frame = child.frames[0]
         reply = protocol.decode_reply(body)
-        protocol.validate_reply(reply, frame.number, frame.jobs, frame.reported)
+        now = asyncio.get_running_loop().time()
+        deliveries = child.ledger.accept(reply, now)
         child.cpu_ns = reply.cpu_ns
-        if reply.reports:
-            self._reports(frame, reply.reports)
-        if not reply.done:
-            return
-        if frame.reported < frame.keep:
-            raise MalformedError(f"{frame.reported} reports end a longer batch")
-        child.frames.pop(0)
-        child.seen_at = asyncio.get_running_loop().time()
-        if child.frames:
-            child.frames[0].since = child.seen_at
-        else:
-            child.exclusive = child.cut = False
-            child.process.stop.value = protocol.NEVER
-        self._dispatch()
-
-    def _reports(self, frame: Frame, reports: list[Report]) -> None:
-        """Hand reports to their submissions, except those of taken-back jobs."""
-        first = frame.reported
-        frame.reported += len(reports)
-        wanted = reports[: max(0, frame.keep - first)]
-        at = 0
-        for segment in frame.segments:
-            start, stop = max(first, at), min(first + len(wanted), at + len(segment))
-            if start < stop:
-                part = wanted[start - first : stop - first]
-                segment.module.measured(sum([r.duration_us for r in part]) / len(part))
-                self._deliver(segment, start - at, part)
-            at += len(segment)
+        for segment, offset, reports in deliveries:
+            total_us = sum([report.duration_us for report in reports])
+            segment.module.measured(total_us / len(reports))
+            self._deliver(segment, offset, reports)
+        if reply.done:
+            child.seen_at = now
+            if not child.busy:
+                child.process.stop.value = protocol.NEVER
+            self._dispatch()
 
     def _ready(self, hello: protocol.Hello) -> None:
         self._restart_delay = MIN_RESTART_DELAY_S
@@ -414,54 +361,36 @@ class SandboxPool:
         self._watching = None
         now = loop.time()
         for child in self._children:
-            if child.frames:
+            if child.busy:
                 self._watch_child(child, now)
         if self.running and not self._stopping:
             self._watching = loop.call_later(WATCH_S, self._watch)
 
     def _watch_child(self, child: Child, now: float) -> None:
-        frame = child.frames[0]
-        started = child.process.started.value
-        if started != child.seen:
-            child.seen, child.seen_at = started, now
-        index = self._current(frame, started)
-        if index >= len(frame.jobs):
-            if started >= child.next_number:
-                child.process.kill("its marker is ahead of its jobs")
-            index = len(frame.jobs) - 1  # it is done; the reply is on its way
-        waited = now - child.seen_at
-        grace = self._config.grace_ms
-        allowed = (frame.jobs[index].limits.deadline_ms + grace) / 1000
-        if waited > allowed and child.killed_at is None:
-            child.killed_at = frame.number + index
-            child.process.kill(_TIMED_OUT)
-        elif waited > STALL_S and not child.cut:
-            self._take_back(child, index)
-        elif now - frame.since > allowed:
-            # Markers that move but no end: the sum of all deadlines is the bound.
-            total = sum(job.limits.deadline_ms + grace for job in frame.jobs) / 1000
-            if now - frame.since > total + allowed:
-                child.process.kill("its batch takes longer than all its jobs may")
-
-    @staticmethod
-    def _current(frame: Frame, started: int) -> int:
-        """Give the index of the job that a child is at, by its marker, clamped."""
-        return max(started - frame.number, frame.reported)
-
-    def _take_back(self, child: Child, index: int) -> None:
-        """Take everything behind job ``index`` of a stalled child's frame back."""
-        frame = child.frames[0]
-        behind = frame.between(max(index + 1, frame.reported), frame.keep)
-        for later in child.frames[1:]:
-            behind += later.between(later.reported, later.keep)
-            later.keep = later.reported
-        frame.keep = min(frame.keep, max(index + 1, frame.reported))
-        if not behind:
+        frame, marker = child.ledger.frames[0], child.process.started.value
+        if marker >= child.ledger.next_number:
+            child.process.kill("its marker is ahead of its jobs")
             return
-        child.cut = True
-        child.process.stop.value = frame.number + index + 1
-        self._queue.push_front(behind)
-        self._dispatch()
+        if marker != child.seen:
+            child.seen, child.seen_at = marker, now
+        index = min(child.ledger.current(marker), len(frame.jobs) - 1)
+        grace = self._config.grace_ms
+        allowed_s = (frame.jobs[index].limits.deadline_ms + grace) / 1000
+        waited_s, running_s = now - child.seen_at, now - frame.since
+        if waited_s > allowed_s and child.killed_for is None:
+            child.killed_for = frame.number + index
+            child.process.kill("a job ran past its deadline")
+        elif waited_s > STALL_S and not child.ledger.cut:
+            behind = child.ledger.take_back(index)
+            if behind:
+                child.process.stop.value = frame.number + index + 1
+                self._queue.push_front(behind)
+                self._dispatch()
+        elif running_s > allowed_s:
+            # Markers that move without an end: the sum of all deadlines is the bound.
+            total_s = sum(job.limits.deadline_ms + grace for job in frame.jobs) / 1000
+            if running_s > total_s + allowed_s:
+                child.process.kill("its batch takes longer than all its jobs may")
 
     # -- processes ------------------------------------------------------------------
 
@@ -504,7 +433,7 @@ class SandboxPool:
             started.set_exception(ConfigError(f"a sandbox child does not start: {why}"))
             return
         _log.warning("sandbox_child_ended", pid=child.process.pid, why=why)
-        if child.frames:
+        if child.busy:
             self._decide(child)
         self._respawn(failed=child.hello is None)
         self._dispatch()
@@ -529,40 +458,22 @@ class SandboxPool:
         self._restarts.add(handle)
 
     def _decide(self, child: Child) -> None:
-        """Report or re-queue everything that a dead child held."""
-        frame = child.frames[0]
-        index = self._current(frame, child.process.started.value)
-        again: list[Segment] = []
-        timed_out = child.killed_at is not None
-        blamed = index < frame.keep
-        if timed_out and frame.number + index != child.killed_at:
-            blamed = False  # it went on just before the kill
-        stop = index if blamed else frame.keep
-        before = frame.between(frame.reported, min(stop, frame.keep))
-        after = frame.between(index + 1, frame.keep) if blamed else []
-        if not timed_out:
-            for segment in (*before, *after):
-                segment.crashes += 1
-        if blamed:
-            (segment,) = frame.between(index, index + 1)
-            again += self._blame(segment, child, timed_out=timed_out)
-        again += before + after
-        for later in child.frames[1:]:
-            again += later.between(later.reported, later.keep)
-        child.frames.clear()
+        """Report or queue again everything that a dead child held."""
+        verdict = child.ledger.close(child.process.started.value, child.killed_for)
+        again = verdict.again
+        if verdict.blamed is not None:
+            again = self._blame(verdict.blamed, child) + again
         self._queue.push_front(again)
 
-    def _blame(
-        self, segment: Segment, child: Child, *, timed_out: bool
-    ) -> list[Segment]:
+    def _blame(self, segment: Segment, child: Child) -> list[Segment]:
         """Judge the one job that a dead child was at; give it back if it runs again."""
-        if timed_out:
-            waited = asyncio.get_running_loop().time() - child.seen_at
+        if child.killed_for is not None:
+            waited_s = asyncio.get_running_loop().time() - child.seen_at
             report = Report(
                 code=Code.TIMEOUT,
                 message="the guest ran past its deadline and was stopped",
                 fuel_exact=False,
-                duration_us=int(waited * 1e6),
+                duration_us=int(waited_s * 1e6),
             )
         else:
             segment.attempts += 1

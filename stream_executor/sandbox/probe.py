@@ -14,7 +14,7 @@ from stream_executor.model.errors import ConfigError
 from stream_executor.model.job import InvocationKind, Job, Limits
 from stream_executor.model.scalars import ValueType, pack_value
 from stream_executor.sandbox.engine import Engine
-from stream_executor.sandbox.fast import Guest
+from stream_executor.sandbox.guest import Guest
 from stream_executor.sandbox.inspect import inspect_module
 from stream_executor.sandbox.native import ByteVec, Native
 

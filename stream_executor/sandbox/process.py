@@ -276,7 +276,7 @@ class ChildProcess:
         text = self._stderr.decode("ascii", "backslashreplace").strip()
         reason = self._reason or _describe(status)
         self.ended.set()
-        self._on_end(f"{reason}: {ascii(text)}" if text else reason)
+        self._on_end(f"{reason}: {text!a}" if text else reason)
 
 
 def _close_all(fds: list[int]) -> None:

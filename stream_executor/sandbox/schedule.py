@@ -150,11 +150,10 @@ class FairQueue:
         Args:
             may: asked with the first segment of each issuer, in turn order.
         """
-        for issuer, queue in self._queues.items():
-            if may(queue[0]):
-                break
-        else:
+        queue = next((q for q in self._queues.values() if may(q[0])), None)
+        if queue is None:
             return []
+        issuer = queue[0].issuer
         chunk = self._cut(queue)
         del self._queues[issuer]
         if queue:
@@ -167,27 +166,32 @@ class FairQueue:
         if queue[0].alone:
             return [_split(queue, 1)]
         chunk: list[Segment] = []
-        time, room, size = float(CHUNK_US), self._max_jobs, CHUNK_BYTES
-        while queue and not queue[0].alone and room > 0:
+        time_us, room, size = float(CHUNK_US), self._max_jobs, CHUNK_BYTES
+        while queue and room and size > 0:
             head = queue[0]
-            fit = int(time / head.module.estimate_us)
-            if chunk and fit < 1:
+            fit = int(time_us / head.module.estimate_us)
+            if chunk and (fit < 1 or head.alone):
                 break
-            count = min(max(fit, 1), room, len(head))
-            jobs, start = head.submission.jobs, head.start
-            for index in range(start, start + count):
-                size -= weight(jobs[index])
-                if size < 0 and (chunk or index > start):
-                    count = index - start
-                    break
-            if count < 1:
+            count, size = _fitting(head, min(max(fit, 1), room), size, first=not chunk)
+            if not count:
                 break
             chunk.append(_split(queue, count))
             room -= count
-            time -= count * head.module.estimate_us
-            if size < 0:
-                break
+            time_us -= count * head.module.estimate_us
         return chunk
+
+
+def _fitting(head: Segment, most: int, size: int, *, first: bool) -> tuple[int, int]:
+    """Give how many jobs of a segment fit in ``size`` bytes, and what is then left.
+
+    The very first job of a chunk always fits.
+    """
+    count = min(most, len(head))
+    for taken in range(count):
+        size -= weight(head.submission.jobs[head.start + taken])
+        if size < 0:
+            return (1 if first and not taken else taken), 0
+    return count, size
 
 
 def _split(queue: deque[Segment], count: int) -> Segment:

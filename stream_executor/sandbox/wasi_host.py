@@ -5,7 +5,7 @@ same. Host functions run on the guest's thread with the GIL, never raise into th
 engine, and carry no data in what they stop a guest with: exit code and reason are
 kept here, per job. A failure of ours stops the guest and is ``internal``.
 
-Not here: what the functions do (``wasi``), instantiation (``fast``).
+Not here: what the functions do (``wasi``), instantiation (``guest``).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stream_executor.sandbox.engine import Engine
-    from stream_executor.sandbox.fast import Guest, Run
+    from stream_executor.sandbox.guest import Guest, Run
 
 START = "_start"
 _START_TYPE = Signature(b"", b"")
