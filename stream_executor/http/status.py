@@ -50,6 +50,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
         audit_writable: False while the audit topic takes no transaction from it.
         note: what it waits for, or why it ended last, in words.
         restarts: how often the slot was started anew.
+        audience: the aud that it requires of tokens, empty until it knows.
         hardening: what was applied to its sandbox children.
     """
 
@@ -62,6 +63,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     note: str = ""
     restarts: int = 0
     engine: str = ""
+    audience: str = ""
     hardening: tuple[str, ...] = ()
     lanes: tuple[LaneStatus, ...] = ()
 
@@ -85,6 +87,11 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     def engine(self) -> str:
         """The engine's identity, empty until a worker has reported it."""
         return next((w.engine for w in self.workers if w.engine), "")
+
+    @property
+    def audience(self) -> str:
+        """The audience that tokens need, empty until a worker knows."""
+        return next((w.audience for w in self.workers if w.audience), "")
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -38,6 +38,7 @@ class WorkerState(msgspec.Struct, frozen=True):
             away, or refuse); lanes that are halted one by one do not count.
         note: what the worker waits for, in words; empty when it just works.
         engine: native engine identity.
+        audience: the aud that tokens must have; empty until the cluster id is known.
         hardening: what was applied to the sandbox children.
         lanes: every lane that it owns now.
     """
@@ -46,6 +47,7 @@ class WorkerState(msgspec.Struct, frozen=True):
     audit_writable: bool = True
     note: str = ""
     engine: str = ""
+    audience: str = ""
     hardening: tuple[str, ...] = ()
     lanes: tuple[LaneStatus, ...] = ()
 

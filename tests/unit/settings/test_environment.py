@@ -49,10 +49,11 @@ def test_a_comment_that_systemd_kept_in_the_environment_is_taken_off(
 
 def test_an_unknown_name_of_ours_is_refused_with_a_suggestion(config: Path) -> None:
     config.write_text("WASM_EXECUTOR_GRUOP=x\n")
-    assert look({}, config).problems == [
+    (problem,) = look({}, config).problems
+    assert problem == (
         f"WASM_EXECUTOR_GRUOP ({config}:1) is no setting; "
         "did you mean WASM_EXECUTOR_GROUP?"
-    ]
+    )
     assert look({"WASM_EXECUTOR_XYZ": "1"}, config).problems[1:] == [
         "WASM_EXECUTOR_XYZ (environment) is no setting"
     ]
