@@ -1,4 +1,4 @@
-"""A worker's world in memory, for tests of lanes: real decisions, fake broker, fake guest.
+"""A worker's world in memory: real decisions, fake broker, fake guest.
 
 The guest of every job answers at once with the sum of its i32 arguments, or what
 ``answer`` says.
@@ -7,15 +7,15 @@ The guest of every job answers at once with the sum of its i32 arguments, or wha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from stream_executor.auth.deny import DenyList
-from stream_executor.auth.policy import Policy
 
 from stream_executor.audit.signing import certify, public_bytes, signed
+from stream_executor.auth.deny import DenyList
 from stream_executor.auth.keys import KeySet, Scope, secret_key
+from stream_executor.auth.policy import Policy
 from stream_executor.auth.replay import ReplayBudget
 from stream_executor.auth.sign import RequestSigner
 from stream_executor.auth.token import TokenProfile
@@ -39,6 +39,9 @@ from stream_executor.modules.orders import Orders
 from stream_executor.modules.view import ControlView
 from stream_executor.wire.results import encode_json as encode_result
 from tests.memory_log import MemoryBroker, MemoryReader, MemoryWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REQUESTS, RESULTS, AUDIT = "wasm.requests", "wasm.results", "wasm.audit"
 SECRET = bytes(range(32, 72))

@@ -120,6 +120,13 @@ class MemoryReader:
         """The end, markers included."""
         return len(self.broker.log(topic, partition))
 
+    async def offset_for_time(
+        self, topic: str, partition: int, timestamp_ms: int
+    ) -> int | None:
+        """The first record at this time or later."""
+        records = self.broker.records(topic, partition)
+        return next((r.offset for r in records if r.timestamp >= timestamp_ms), None)
+
     async def read(
         self, topic: str, partition: int, start: int, end: int
     ) -> AsyncIterator[Sequence[Record]]:

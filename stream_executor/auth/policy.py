@@ -57,8 +57,8 @@ class _RuleText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     issuer: str = "*"
     subject: str = "*"
-    modules: list[str] = ["*"]
-    functions: list[str] = ["*"]
+    modules: tuple[str, ...] = ("*",)
+    functions: tuple[str, ...] = ("*",)
     fuel_units: _Positive | None = None
     memory_bytes: _Positive | None = None
     deadline_ms: _Positive | None = None

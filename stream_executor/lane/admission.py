@@ -200,8 +200,8 @@ class Admission:
                 return _refuse(verified, Code.MODULE_TOO_LARGE, message)
             s256, grant = published.s256, published.grant
             name = str(ref) if isinstance(ref, ModuleName) else published.name
-        if s256 in context.view.denied.modules:
-            return _refuse(verified, Code.DENIED_BY_POLICY, "the module is denied")
+        if denied := context.deny.decide_module(s256):
+            return _refuse(verified, denied, "the module is denied")
         function = _function_of(request.invocation)
         allowed = context.policy.decide(verified.token.principal, name, s256, function)
         if not isinstance(allowed, PolicyGrant):

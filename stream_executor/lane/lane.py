@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,7 +42,6 @@ from stream_executor.lane.entries import (
     Gap,
     Refused,
 )
-from stream_executor.lane.head import LaneHead
 from stream_executor.lane.pace import CommitPace
 from stream_executor.lane.recovery import Expected, Recovered, recover
 from stream_executor.lane.window import InFlightWindow
@@ -58,8 +56,11 @@ from stream_executor.model.lanes import LaneState
 from stream_executor.model.request import InlineModule
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from stream_executor.lane.head import LaneHead
     from stream_executor.lane.ports import (
         GapProver,
         LogReader,

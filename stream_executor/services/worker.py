@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvloop
@@ -95,8 +95,9 @@ async def _until_drained(
         while not draining.done():
             with suppress(BrokenPipeError):
                 reports.send(runtime.state())
+            waited: set[asyncio.Future[Any]] = {draining, failure}
             await asyncio.wait(
-                {draining, failure}, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED
+                waited, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED
             )
             if starting.done():
                 starting.result()

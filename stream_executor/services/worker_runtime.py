@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -24,7 +25,7 @@ from stream_executor.auth.replay import ReplayBudget
 from stream_executor.auth.token import TokenProfile
 from stream_executor.http import metrics
 from stream_executor.http.status import LaneStatus
-from stream_executor.kafka.admin import ClusterAdmin
+from stream_executor.kafka.admin import KafkaAdmin
 from stream_executor.kafka.connection import from_properties
 from stream_executor.kafka.gaps import GapProver
 from stream_executor.kafka.intake import RequestFetcher
@@ -125,7 +126,7 @@ class WorkerRuntime:
             self.view, self._query, self._topics.modules, ceilings.hard_module_bytes
         )
         self.sandbox = SandboxPool(_sandbox_config(orders), self._load_module)
-        self._keys = KeySource.from_rules(settings.tokens, settings.secrets)
+        self._keys: KeySource | None = None
         self._profile = TokenProfile(
             settings.tokens.max_lifetime_s, settings.tokens.max_append_age_s
         )
@@ -170,7 +171,9 @@ class WorkerRuntime:
             )
             raise ConfigError(message)
         self._note = "loading keys"
+        self._keys = self._key_source()
         await self._retried(self._keys.load)
+        self._spawn(self._keys.follow(_keys_not_refreshed))
         self._note = "starting the sandbox"
         await self.sandbox.start()
         self._spawn(self._fetch())
@@ -197,8 +200,16 @@ class WorkerRuntime:
     async def _connect(self) -> None:
         for part in (self._query, self._follow, self.prover, self._fetcher):
             await part.start()
-        async with ClusterAdmin(self._connection) as admin:
-            self._cluster_id = await admin.cluster_id()
+        async with KafkaAdmin(self._connection) as admin:
+            self._cluster_id = (await admin.cluster()).cluster_id
+
+    def _key_source(self) -> KeySource:
+        """Settle the audience: the setting's, else what the ceremony said."""
+        settings = self._orders.settings
+        rules = settings.tokens
+        if rules.audience is None:
+            rules = msgspec.structs.replace(rules, audience=self.view.audience)
+        return KeySource.from_rules(rules, settings.secrets)
 
     async def _retried(self, step: Callable[[], Awaitable[object]]) -> None:
         """Repeat a step of the start while the world is merely away."""
@@ -243,7 +254,8 @@ class WorkerRuntime:
 
     async def _reload(self) -> None:
         try:
-            await self._keys.load()
+            if self._keys is not None:
+                await self._keys.load()
             self._policy = _read_policy(self._orders.settings.policy_path)
         except (ConfigError, UnavailableError) as error:
             log.error("worker.reload_refused", reason=str(error))  # noqa: TRY400
@@ -433,8 +445,10 @@ class WorkerRuntime:
 
     def context(self) -> AdmissionContext:
         """Give what decisions rest on now; the same object until it changes."""
-        context = self._context
-        keys = self._keys.current
+        if self._keys is None:
+            message = "no key set has been loaded yet"
+            raise UnavailableError(message)
+        context, keys = self._context, self._keys.current
         if context is None or context.keys is not keys:
             context = self._context = AdmissionContext(
                 keys,
@@ -584,6 +598,10 @@ class WorkerRuntime:
 
 
 _TROUBLE = frozenset({LaneState.BLOCKED, LaneState.HALTED, LaneState.WAITING})
+
+
+def _keys_not_refreshed(error: Exception) -> None:
+    log.warning("keys.not_refreshed", reason=str(error))
 
 
 def _sandbox_config(orders: WorkerOrders) -> SandboxConfig:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -40,6 +40,9 @@ from tests.lane_world import (
     begun_broker,
 )
 from tests.memory_log import MemoryBroker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
 
 
 def request(number: int = 0) -> bytes:
