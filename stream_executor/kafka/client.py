@@ -36,6 +36,8 @@ READ_COMMITTED: Final = 1
 _EARLIEST: Final = -2
 _LATEST: Final = -1
 _RETRY_S: Final = 0.05
+# A topic that has just been created is unknown to other brokers for milliseconds.
+_UNKNOWN_S: Final = 2.0
 _CLOSE_DEADLINE_S: Final = 3.0
 # A fetch may wait on the broker, which answers one request of a connection at a time;
 # questions go over a second connection so that they need not queue behind it.
@@ -186,15 +188,7 @@ class BrokerClient:
         """
         with classified(f"describe topic {topic}", UnavailableError):
             async with asyncio.timeout(self._connection.request_timeout_s):
-                response = await self.raw.send(
-                    self.raw.get_random_node(),
-                    MetadataRequest([topic], allow_auto_topic_creation=False),
-                    group=_QUESTIONS,
-                )
-            code, _, _, partitions = response.topics[0]
-            if code:
-                raise kafka_errors.for_code(code)(topic)
-            return len(partitions)
+                return await self._count_partitions(topic)
 
     async def fetch(
         self,
@@ -262,6 +256,8 @@ class BrokerClient:
             extra_s: time that the broker itself was asked to wait.
         """
         doing = f"ask the leader of {topic}-{partition}"
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         last: Exception | None = None
         try:
             async with asyncio.timeout(self._connection.request_timeout_s + extra_s):
@@ -273,6 +269,10 @@ class BrokerClient:
                         if code == 0:
                             return value
                         raise kafka_errors.for_code(code)(f"{topic}-{partition}")
+                    except kafka_errors.UnknownTopicOrPartitionError as error:
+                        if clock() - begun > _UNKNOWN_S:
+                            raise
+                        last = error
                     except kafka_errors.KafkaError as error:
                         if not error.retriable:
                             raise
@@ -285,12 +285,28 @@ class BrokerClient:
             raise classify(error, doing, UnavailableError) from error
 
     async def _leader(self, topic: str, partition: int) -> int:
-        known = await self.raw._wait_on_metadata(topic)  # noqa: SLF001
-        if partition not in known:
-            raise kafka_errors.UnknownTopicOrPartitionError(f"{topic}-{partition}")
-        node: int | None = self.raw.cluster.leader_for_partition(
+        cluster = self.raw.cluster
+        if cluster.partitions_for_topic(topic) is None:
+            # aiokafka's own metadata requests create topics where brokers allow it.
+            await self._count_partitions(topic)
+            await self.raw.add_topic(topic)
+        node: int | None = cluster.leader_for_partition(
             TopicPartition(topic, partition)
         )
-        if node is None or node == -1:
+        if node is None:
+            raise kafka_errors.UnknownTopicOrPartitionError(f"{topic}-{partition}")
+        if node == -1:
             raise kafka_errors.LeaderNotAvailableError(f"{topic}-{partition}")
         return node
+
+    async def _count_partitions(self, topic: str) -> int:
+        """Ask a broker for a topic's partitions, without letting it create one."""
+        response = await self.raw.send(
+            self.raw.get_random_node(),
+            MetadataRequest([topic], allow_auto_topic_creation=False),
+            group=_QUESTIONS,
+        )
+        code, _, _, partitions = response.topics[0]
+        if code:
+            raise kafka_errors.for_code(code)(topic)
+        return len(partitions)

@@ -191,7 +191,8 @@ class LaneWriter:
         In this order (design 5): begin → batches to both topics → await *every* send →
         compare the acknowledged offsets → commit; one deadline for all. A failed send
         never commits: aiokafka would (facts-audit 2.2, hazard 1). When this returns,
-        both are visible to ``read_committed`` readers, in order, once.
+        it is decided: ``read_committed`` readers see both, in order, once, as soon as
+        the coordinator has written its markers (milliseconds).
 
         Args:
             results: in offset order; may be empty.
