@@ -234,7 +234,7 @@ class ControlView:
         """Give the records alone of ``resumes``."""
         return [resume.order for resume in self.resumes(log_id)]
 
-    def keys(self, purpose: KeyPurpose | None = None) -> list[EnrolledKey]:
+    def enrolled_keys(self, purpose: KeyPurpose | None = None) -> list[EnrolledKey]:
         """Give every key ever enrolled, in order of enrolment."""
         return [k for k in self._keys.values() if purpose in (None, k.purpose)]
 
@@ -395,7 +395,7 @@ class ControlView:
             self._keys[at] = msgspec.structs.replace(self._keys[at], retired_at=offset)
         self.administrators = frozenset(
             key.public_key
-            for key in self.keys(KeyPurpose.ADMINISTRATOR)
+            for key in self.enrolled_keys(KeyPurpose.ADMINISTRATOR)
             if key.retired_at is None
         )
 
