@@ -1,0 +1,27 @@
+"""What we rely on behind aiokafka's names is checked at start."""
+
+from __future__ import annotations
+
+import pytest
+from aiokafka.producer import sender
+
+from stream_executor.kafka.internals import probe, shorten_marker_wait
+from stream_executor.model.errors import ConfigError
+
+
+def test_the_installed_aiokafka_is_the_one_we_know() -> None:
+    probe()
+
+
+def test_the_marker_wait_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "BACKOFF_OVERRIDE", 0.02)
+    shorten_marker_wait(0.000_5)
+    assert sender.BACKOFF_OVERRIDE == 0.000_5
+
+
+def test_an_aiokafka_that_has_moved_things_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(sender, "BACKOFF_OVERRIDE")
+    with pytest.raises(ConfigError, match=r"aiokafka>=0\.14"):
+        shorten_marker_wait(0.001)
