@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from stream_executor.kafka.connection import KafkaConnection
 from stream_executor.kafka.gaps import GapProver
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.records import DamagedRecord
 from stream_executor.kafka.writer import LaneWriter
-from stream_executor.lane import ports
-from stream_executor.model.record import PlainRecord, Record
+from stream_executor.model.record import PlainRecord
+
+if TYPE_CHECKING:
+    from stream_executor.lane import ports
+    from stream_executor.model.record import Record
 
 
 def test_the_room_fits_the_ports_of_the_lane() -> None:
