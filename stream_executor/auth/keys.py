@@ -73,15 +73,16 @@ _PLACEHOLDERS = (
 _MIN_DISTINCT_BYTES = 8
 
 _ED25519_PRIME = 2**255 - 19
+_ED25519_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 # The y coordinates of the points of order 1, 2, 4 and 8: under such a "key" anyone
-# can make signatures. Source: RFC 8032 section 5.1; a test recomputes the list.
+# can make signatures. Source: RFC 8032 section 5.1; a test computes them anew.
 _ED25519_SMALL_ORDER = frozenset(
     {
         0,
         1,
         _ED25519_PRIME - 1,
-        0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
-        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7,
+        _ED25519_ORDER_8,
+        _ED25519_PRIME - _ED25519_ORDER_8,
     }
 )
 
