@@ -1,0 +1,228 @@
+"""A whole deployment for a test: its own topics and keys, executors as processes.
+
+What an operator does, in the same order: topics, ceremony, settings in the
+environment, `wasm-executor`. Each test has topics of its own on the shared broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import wasmtime
+
+from stream_executor.auth.sign import RequestSigner
+from stream_executor.kafka.admin import KafkaAdmin
+from stream_executor.kafka.appender import Appender
+from stream_executor.kafka.connection import KafkaConnection
+from stream_executor.kafka.reader import PartitionReader
+from stream_executor.kafka.topics import TopicNames, desired
+from stream_executor.model.request import ModuleName
+from stream_executor.modules.orders import Orders
+from stream_executor.modules.view import ControlView
+from stream_executor.services.ceremony import (
+    CeremonyKeys,
+    Deployment,
+    perform,
+    prepare_keys,
+)
+from stream_executor.wire.modules import encode_module
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ISSUER = "tests"
+ADD = (
+    '(module (func (export "add") (param i32 i32) (result i32) '
+    "local.get 0 local.get 1 i32.add))"
+)
+READY_S = 60.0
+
+
+def free_port() -> int:
+    """Give a port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Executor:
+    """One `wasm-executor` process and its children."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def http(self, path: str) -> tuple[int, str]:
+        """Ask the HTTP port; (0, "") while it does not answer."""
+        address = f"http://127.0.0.1:{self.port}{path}"
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    async def ready(self) -> None:
+        """Wait until it says so; fail with its log."""
+        until = time.monotonic() + READY_S
+        while (await asyncio.to_thread(self.http, "/ready"))[0] != 200:
+            if self.process.poll() is not None or time.monotonic() > until:
+                message = f"not ready:\n{self.log.read_text()[-4000:]}"
+                raise AssertionError(message)
+            await asyncio.sleep(0.1)
+
+    def kill(self) -> None:
+        """SIGKILL the supervisor; its workers die with it."""
+        self.process.kill()
+        self.process.wait()
+
+    async def stop(self, within_s: float = 30.0) -> int:
+        """SIGTERM, and give the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(self.process.wait, within_s)
+
+
+@dataclass
+class TestDeployment:
+    """Names, keys and processes of one deployment."""
+
+    bootstrap: str
+    prefix: str
+    partitions: int
+    folder: Path
+    keys: CeremonyKeys
+    settings: dict[str, str]
+    topics: TopicNames
+    audience: str
+    secret: str
+    view: ControlView
+    executors: list[Executor] = field(default_factory=list)
+
+    __test__ = False
+
+    @property
+    def connection(self) -> KafkaConnection:
+        """The brokers."""
+        return KafkaConnection(bootstrap_servers=self.bootstrap)
+
+    def signer(self, subject: str = "agent-7") -> RequestSigner:
+        """A signer of the deployment's HS256 secret."""
+        return RequestSigner.from_secret(
+            self.secret, issuer=ISSUER, subject=subject, audience=self.audience
+        )
+
+    async def publish(self, name: str, module: str | bytes) -> bytes:
+        """Publish a module (WAT or binary) as name@version; give its digest."""
+        binary = bytes(wasmtime.wat2wasm(module)) if isinstance(module, str) else module
+        s256 = hashlib.sha256(binary).digest()
+        base, _, version = name.partition("@")
+        async with (
+            PartitionReader(self.connection) as reader,
+            Appender(self.connection) as appender,
+        ):
+            topic = self.topics.control
+            end = await reader.end_offset(topic, 0)
+            async for records in reader.read(topic, 0, self.view.next_offset, end):
+                for record in records:
+                    self.view.apply(record.offset, record.timestamp, record.value)
+            stored = await appender.append(
+                self.topics.modules, 0, encode_module(binary), key=s256.hex().encode()
+            )
+            orders = Orders(self.view, self.keys.administrator, 1)
+            await appender.append(
+                topic,
+                0,
+                orders.publish(
+                    ModuleName(base, version), s256, len(binary), stored.offset
+                ),
+            )
+        return s256
+
+    def start(self, **settings: str) -> Executor:
+        """Start one executor process; give it before it is ready."""
+        number = len(self.executors)
+        port = free_port()
+        log = self.folder / f"executor-{number}.log"
+        environment = {
+            "PATH": os.environ["PATH"],
+            **self.settings,
+            "METRICS_PORT": str(port),
+            "WASM_EXECUTOR_INSTANCE_ID": f"{self.prefix}-{number}",
+            "WASM_EXECUTOR_STATE_DIR": str(self.folder / f"state-{number}"),
+            **settings,
+        }
+        command = Path(sys.executable).with_name("wasm-executor")
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [command], env=environment, stdout=out, stderr=out, cwd=self.folder
+            )
+        executor = Executor(process, port, log)
+        self.executors.append(executor)
+        return executor
+
+
+@asynccontextmanager
+async def deployment(
+    bootstrap: str, folder: Path, partitions: int = 4
+) -> AsyncIterator[TestDeployment]:
+    """Begin a deployment with topics of its own; kill what it started at the end."""
+    prefix = f"t{secrets.token_hex(4)}"
+    topics = TopicNames(**{f: f"{prefix}.{f}" for f in TopicNames.__struct_fields__})
+    connection = KafkaConnection(bootstrap_servers=bootstrap)
+    keys = prepare_keys(folder / "keys")
+    async with KafkaAdmin(connection) as admin:
+        facts = await admin.cluster()
+        await admin.apply(desired(topics, partitions=partitions, brokers=facts.brokers))
+    async with PartitionReader(connection) as reader, Appender(connection) as appender:
+        report = await perform(
+            Deployment(prefix, facts.cluster_id, topics),
+            keys,
+            reader,
+            appender,
+            lambda: time.time_ns() // 1_000_000,
+        )
+    secret = secrets.token_urlsafe(40)
+    settings = dict(line.split("=", 1) for line in report.settings_lines)
+    settings |= {
+        "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+        "JWT_SECRET": secret,
+        "WASM_EXECUTOR_JWT_SECRET_ISSUERS": ISSUER,
+        "WASM_EXECUTOR_APP_ID": prefix,
+        "WASM_EXECUTOR_REQUESTS_TOPIC": topics.requests,
+        "WASM_EXECUTOR_RESULTS_TOPIC": topics.results,
+        "WASM_EXECUTOR_AUDIT_TOPIC": topics.audit,
+        "WASM_EXECUTOR_MODULES_TOPIC": topics.modules,
+        "WASM_EXECUTOR_CONTROL_TOPIC": topics.control,
+        "WASM_EXECUTOR_CHECKPOINTS_TOPIC": topics.checkpoints,
+        "WORKERS": "1",
+        "WASM_EXECUTOR_CHILDREN": "1",
+        "ENABLE_AUDIT_LOGGING": "false",
+    }
+    made = TestDeployment(
+        bootstrap, prefix, partitions, folder, keys, settings, topics,
+        f"{prefix}/{facts.cluster_id}", secret,
+        ControlView(keys.operator.public_key().public_bytes_raw()),
+    )  # fmt: skip
+    try:
+        yield made
+    finally:
+        for executor in made.executors:
+            if executor.process.poll() is None:
+                executor.kill()
