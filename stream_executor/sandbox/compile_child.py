@@ -108,6 +108,6 @@ def main(socket_fd: int, _page_fd: int) -> None:
         serve(socket.socket(fileno=socket_fd))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the boundary of the process
         fail("the compile child failed", error)
     os._exit(0)

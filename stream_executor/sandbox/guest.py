@@ -28,6 +28,7 @@ from stream_executor.sandbox.engine import (
     Engine,
 )
 from stream_executor.sandbox.fast import VALUES_AT, Cell, FastCall, Invoke, elapsed_us
+from stream_executor.sandbox.inspect import WASI_MODULE
 from stream_executor.sandbox.native import EXTERN_FUNC, KINDS, UNION_AT, VAL_BYTES
 from stream_executor.sandbox.outcome import (
     ENDINGS,
@@ -41,6 +42,8 @@ from stream_executor.sandbox.outcome import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from stream_executor.sandbox.inspect import ModuleShape, Signature
 
 TICK_MS = 10
@@ -118,32 +121,35 @@ class Guest:
             run = self._calls[job.function] = self._prepare(job.function, signature)
         return run(job)
 
-    def refused(self, *, wasi: bool = False) -> Report | None:
-        """Give the refusal of every job on this module, None if it can run."""
-        imports = self.shape.imports
-        if imports and not (wasi and self.shape.only_wasi and self.linked):
-            first = next((i for i in imports if not wasi or i.name), imports[0])
-            return refusal(
-                Code.UNKNOWN_IMPORT,
-                f"the module imports {quote(first.name)} from {quote(first.module)}"
-                " or more that this kind of invocation does not offer",
-            )
-        if self.shape.tables > MAX_TABLES or (
-            self.shape.table_elements > MAX_TABLE_ELEMENTS
-        ):
+    def refused(self, offered: Collection[str] = ()) -> Report | None:
+        """Give the refusal of every job on this module, None if it can run.
+
+        Args:
+            offered: names of the WASI functions that this kind of invocation has.
+        """
+        shape = self.shape
+        for wanted in shape.imports:
+            if wanted.module != WASI_MODULE or wanted.name not in offered:
+                name, module = quote(wanted.name), quote(wanted.module)
+                message = f"nothing offers the module's import {name} from {module}"
+                return refusal(Code.UNKNOWN_IMPORT, message)
+        if not self.linked:
+            message = "the module imports something of WASI with another type"
+            return refusal(Code.UNKNOWN_IMPORT, message)
+        if shape.tables > MAX_TABLES or shape.table_elements > MAX_TABLE_ELEMENTS:
             return refusal(Code.MEMORY_LIMIT, "the module's tables are too large")
         return None
 
-    def session(self, invoke: Invoke, *, wasi: bool = False) -> Run:
+    def session(self, invoke: Invoke, offered: Collection[str] = ()) -> Run:
         """Give ``run(job)``: store, limits, instance, ``invoke``, and their end.
 
         Fuel and deadline are set before instantiation, where start functions run.
         Whatever ``invoke`` does, the store is deleted.
         """
-        refused = self.refused(wasi=wasi)
+        refused = self.refused(offered)
         if refused is not None:
             return lambda _job: refused
-        invoke = self._with_initializer(invoke) if not wasi else invoke
+        invoke = invoke if offered else self._with_initializer(invoke)
         quick, cell = self.native.quick, self.cell
         store_new, store_delete = quick.store_new, quick.store_delete
         context_of, limiter = quick.store_context, quick.store_limiter

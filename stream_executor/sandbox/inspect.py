@@ -91,11 +91,6 @@ class ModuleShape(msgspec.Struct, frozen=True, gc=False, array_like=True):
     tables: int = 0
     start: bool = False
 
-    @property
-    def only_wasi(self) -> bool:
-        """Whether every import is a function of WASI preview 1."""
-        return all(i.module == WASI_MODULE and i.kind == FUNCTION for i in self.imports)
-
 
 class _Reader:
     """A cursor over one range of the module; every read is bounds-checked."""

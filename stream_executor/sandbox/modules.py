@@ -116,7 +116,7 @@ class ModuleStore:
             outcome = await self._obtain(module.s256, issuer)
         except LookupError:
             outcome = Refusal(Code.MODULE_NOT_FOUND, "no module has this digest")
-        except Exception:
+        except Exception:  # noqa: BLE001 - the caller's loader
             _log.exception("sandbox_module_failed", module=module.s256.hex())
             outcome = Refusal(Code.INTERNAL, "the module could not be prepared")
         if isinstance(outcome, Artefact):

@@ -237,7 +237,7 @@ class SandboxPool:
         segment.module.users -= len(reports)
         try:
             segment.submission.on_reports(segment.start + offset, reports)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the caller's callback
             _log.exception("sandbox_callback_failed", issuer=segment.issuer)
 
     # -- sending --------------------------------------------------------------------

@@ -226,7 +226,7 @@ class ChildProcess:
                 self._on_body(body)
         except MalformedError as error:
             self._distrust(f"malformed reply: {error}")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the boundary to hostile bytes
             _log.exception("sandbox_reader_failed", pid=self.pid)
             self._distrust(f"reader failed: {type(error).__name__}")
 

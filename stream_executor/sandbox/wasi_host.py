@@ -145,8 +145,8 @@ class WasiHost:
                 Code.FUNCTION_NOT_FOUND,
                 "the module exports no function _start () -> ()",
             )
-            return lambda _job: guest.refused(wasi=True) or missing
-        refused = guest.refused(wasi=True)
+            return lambda _job: guest.refused(CALLS) or missing
+        refused = guest.refused(CALLS)
         if refused is not None:
             return lambda _job: refused
 
@@ -154,7 +154,7 @@ class WasiHost:
             error, well = guest.invoke(context, START, (), 0)
             return self._report(guest, context, job, started, error, well=well)
 
-        session = guest.session(invoke, wasi=True)
+        session = guest.session(invoke, CALLS)
 
         def run(job: Job) -> Report:
             try:
