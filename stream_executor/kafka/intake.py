@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
@@ -69,10 +68,17 @@ DEFAULT_OPTIONS: Final = FetchOptions()
 
 @dataclass(slots=True)
 class _Chunk:
-    """What one fetch brought of one partition: records to take, and where it ends."""
+    """What one fetch brought of one partition.
 
-    records: Iterator[Record]
+    Attributes:
+        pieces: its records, still to be read.
+        end: position after it; past the last record where markers follow.
+        piece: records that are read and not handed out yet.
+    """
+
+    pieces: Iterator[list[Record]]
     end: int
+    piece: list[Record] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -98,14 +104,15 @@ class _Partition:
         records: list[Record] = []
         while self.chunks and len(records) < limit:
             chunk = self.chunks[0]
-            wanted = limit - len(records)
-            taken = list(islice(chunk.records, wanted))
-            records += taken
-            if len(taken) < wanted:
+            piece = chunk.piece or next(chunk.pieces, [])
+            if not piece:
                 self.position = chunk.end
                 self.chunks.popleft()
-            else:
-                self.position = taken[-1].offset + 1
+                continue
+            wanted = limit - len(records)
+            records += piece[:wanted]
+            chunk.piece = piece[wanted:]
+            self.position = records[-1].offset + 1
         return records
 
 

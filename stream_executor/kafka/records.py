@@ -16,6 +16,7 @@ Not here: fetching (``intake``), batch headers (``batches``).
 from __future__ import annotations
 
 import zlib
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import cramjam
@@ -35,7 +36,7 @@ from stream_executor.model.record import PlainRecord
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from stream_executor.model.record import Record
+    from stream_executor.model.record import Headers, Record
 
 MAX_UNPACKED_BYTES: Final = 32 << 20
 MAX_HEADERS: Final = 64
@@ -47,6 +48,7 @@ _C_PARSER_BYTES: Final = 2 << 20
 _ATTRIBUTES_LOW: Final = 22  # position of the attributes' low byte in a batch
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER: Final = 16
+_PIECE: Final = 512  # records handed on at a time
 _FIRST_GUESS: Final = 16  # unpacked size over packed size, tried before the limit
 _NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
 
@@ -77,10 +79,11 @@ def open_batches(
     headers: Iterable[BatchHeader],
     aborted: Iterable[tuple[int, int]],
     position: int,
-) -> Iterator[Record]:
+) -> Iterator[list[Record]]:
     """Yield one record for every committed offset from ``position`` on, in order.
 
-    Lazily: memory is one unpacked batch at a time.
+    In pieces of a few hundred, because a generator's step for each record would cost
+    as much as reading it. Lazily: memory is one unpacked batch at a time.
 
     Args:
         data: the bytes that ``headers`` were parsed from.
@@ -89,56 +92,79 @@ def open_batches(
         position: offsets below it are left out.
 
     Yields:
-        Proper records, or ``DamagedRecord`` where there is none; offsets of markers
-        and aborted batches are left out.
+        Proper records, or ``DamagedRecord`` where there is none, never an empty list;
+        offsets of markers and aborted batches are left out.
     """
     for header, holds_records in committed(headers, aborted):
-        if holds_records and header.last_offset >= position:
-            for record in open_batch(data, header):
-                if record.offset >= position:
-                    yield record
+        if not holds_records or header.last_offset < position:
+            continue
+        for piece in open_batch(data, header):
+            wanted = piece
+            if piece[0].offset < position:
+                wanted = [record for record in piece if record.offset >= position]
+            if wanted:
+                yield wanted
 
 
-def open_batch(data: bytes, header: BatchHeader) -> Iterator[Record]:
-    """Yield exactly one record for each offset that a batch takes, in order."""
-    try:
-        packed = data[header.start + HEADER.size : header.end]
-        payload = unpack(header.codec, packed) if header.codec else packed
-    except MalformedError as error:
-        yield from _damaged(header, header.base_offset, str(error))
-        return
+def open_batch(data: bytes, header: BatchHeader) -> Iterator[list[Record]]:
+    """Yield exactly one record for each offset that a batch takes, in pieces."""
+    payload = data[header.start + HEADER.size : header.end]
+    if header.codec:
+        try:
+            payload = unpack(header.codec, payload)
+        except MalformedError as error:
+            yield from _pieces(_damaged(header, header.base_offset, str(error)))
+            return
     expected = header.base_offset
     if len(payload) <= _C_PARSER_BYTES:
-        for record in _parsed_in_c(data, header, payload):
-            if not _proper(record, expected):
+        for piece in _parse_in_c(data, header, payload):
+            if not _proper(piece, expected):
                 break
-            yield record
-            expected += 1
+            yield piece
+            expected += len(piece)
     if expected <= header.last_offset:
-        yield from _parse_tolerantly(payload, header, expected)
+        yield from _pieces(_parse_tolerantly(payload, header, expected))
 
 
-def _parsed_in_c(data: bytes, header: BatchHeader, payload: bytes) -> Iterator[Any]:
-    """Let aiokafka's C parser read a batch; ends silently where it raises."""
-    head = bytearray(data[header.start : header.start + HEADER.size])
-    head[_ATTRIBUTES_LOW] &= ~CODEC_BITS & 0xFF  # unpacked already, within bounds
+def _parse_in_c(
+    data: bytes, header: BatchHeader, payload: bytes
+) -> Iterator[list[Record]]:
+    """Let aiokafka's C parser read a batch; end silently where it raises."""
+    if header.codec:
+        head = bytearray(data[header.start : header.start + HEADER.size])
+        head[_ATTRIBUTES_LOW] &= ~CODEC_BITS & 0xFF  # unpacked already, within bounds
+        whole = bytes(head) + payload
+    else:
+        whole = data[header.start : header.end]
     try:
-        yield from DefaultRecordBatch(bytes(head) + payload)
+        yield from _pieces(iter(DefaultRecordBatch(whole)))
     except Exception:  # noqa: BLE001  # whatever it stumbles on, we read it ourselves
         return
 
 
-def _proper(record: Any, expected: int) -> bool:
-    """Whether a record of the C parser can be handed on as it is."""
-    headers = record.headers
-    if record.offset != expected:
+def _pieces(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while piece := list(islice(records, _PIECE)):
+        yield piece
+
+
+def _proper(piece: list[Record], expected: int) -> bool:
+    """Whether records of the C parser can be handed on as they are."""
+    if [record.offset for record in piece] != list(
+        range(expected, expected + len(piece))
+    ):
         return False
-    return not headers or (
-        len(headers) <= MAX_HEADERS
-        and sum(len(key) + (len(value) if value else 0) for key, value in headers)
-        <= MAX_HEADER_BYTES
-        and all(value is not None for _, value in headers)
-    )
+    return all(_proper_headers(record.headers) for record in piece if record.headers)
+
+
+def _proper_headers(headers: Headers) -> bool:
+    if len(headers) > MAX_HEADERS:
+        return False
+    size = 0
+    for name, content in headers:
+        if content is None:  # which the C parser may give, whatever the type says
+            return False
+        size += len(name) + len(content)
+    return size <= MAX_HEADER_BYTES
 
 
 def _parse_tolerantly(

@@ -71,3 +71,20 @@ async def test_what_the_broker_refuses_leaves_the_appender_usable(
         assert (await appender.append(topic, 0, b"ok")).offset == 0
     with pytest.raises(MisuseError):
         await appender.append(topic, 0, b"late")
+
+
+async def test_a_module_of_many_megabytes_goes_in_and_comes_out(
+    connection: KafkaConnection, make_topic: MakeTopic
+) -> None:
+    topic = await make_topic("modules", max_message_bytes=str(64 << 20))
+    module = bytes(range(256)) * (12 << 12)  # 12 MiB
+    async with Appender(connection, max_record_bytes=64 << 20) as appender:
+        assert (await appender.append(topic, 0, module, key=b"digest")).offset == 0
+        await appender.append_many(topic, 0, [Outgoing(module), Outgoing(b"small")])
+    async with PartitionReader(connection) as reader:
+        record = await reader.read_one(topic, 0, 0)
+        assert record is not None
+        assert record.value == module
+        last = await reader.read_one(topic, 0, 2)
+        assert last is not None
+        assert last.value == b"small"

@@ -38,7 +38,10 @@ PACKERS: dict[int, Callable[[bytes], bytes]] = {
 
 def opened(data: bytes) -> list[Record]:
     return [
-        record for header in parse_batches(data) for record in open_batch(data, header)
+        record
+        for header in parse_batches(data)
+        for piece in open_batch(data, header)
+        for record in piece
     ]
 
 
@@ -153,7 +156,7 @@ def test_every_offset_comes_out_once_whatever_the_bytes(
     header = BatchHeader(
         10, 10 + last, codec, True, False, None, 0, 5, -1, count, 0, len(data)
     )
-    found = list(open_batch(data, header))
+    found = [one for piece in open_batch(data, header) for one in piece]
     assert [one.offset for one in found] == list(range(10, 11 + last))
     assert all(isinstance(one.headers, list | tuple) for one in found)
 
@@ -188,4 +191,12 @@ def test_positions_markers_and_aborted_batches_are_left_out(build: Bytes) -> Non
         ]
     )
     found = list(open_batches(data, parse_batches(data), [(1, 3)], 2))
-    assert [one.offset for one in found] == [2, 5]
+    assert [[one.offset for one in piece] for piece in found] == [[2], [5]]
+
+
+def test_a_bad_record_late_in_a_long_batch_costs_nobody_else(build: Bytes) -> None:
+    records = [build.record(index) for index in range(1_500)]
+    records[1_400] = build.record(1_400, headers=((b"\xff", b""),))
+    found = opened(build.batch(0, records))
+    assert [one.offset for one in found] == list(range(1_500))
+    assert [one.offset for one in found if isinstance(one, DamagedRecord)] == [1_400]
