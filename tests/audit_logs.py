@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stream_executor.audit.chain import ChainHead
 from stream_executor.audit.coverage import count_of
+from stream_executor.audit.digests import BODY_TAG, Salter, content_digest
 from stream_executor.audit.signing import certify, public_bytes, signed
 from stream_executor.audit.verify import PartitionVerifier, Place
 from stream_executor.model.audit import (
@@ -33,20 +34,33 @@ from stream_executor.model.audit import (
     Seal,
 )
 from stream_executor.model.control import KeyPurpose
+from stream_executor.model.errors import IntegrityError
 from stream_executor.model.job import Limits
-from stream_executor.model.record import PlainRecord, Range
+from stream_executor.model.record import PlainRecord, Range, Record
 from stream_executor.model.request import ModuleName
+from stream_executor.model.result import ExecutionResult
 from stream_executor.modules.orders import Orders
 from stream_executor.modules.view import Applied, ControlView
 from stream_executor.wire.avro import encode
+from stream_executor.wire.results import encode_json
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
     from stream_executor.audit.in_force import ControlHistory
     from stream_executor.audit.report import PartitionReport
 
 LIMITS = Limits(5_000_000, 64 << 20, 5_000)
 BASE_MS = 1_750_000_000_000
 _ADD = ModuleName("add", "1")
+
+
+SECRET = sha256(b"deployment secret").digest()
+
+
+def body_of(offset: int) -> bytes:
+    """Give the request's value at an offset."""
+    return b"body %d" % offset
 
 
 def key_of(name: str) -> Ed25519PrivateKey:
@@ -123,6 +137,7 @@ class LogBuilder:
 
     def __post_init__(self) -> None:
         self.log_id = sha256(self.name.encode()).digest()[:16]
+        self.salter = Salter(SECRET, self.log_id)
         self.next = self.start_offset
         self.process = key_of(f"{self.name} process")
         self.control_offset = self.control.view.next_offset
@@ -206,12 +221,12 @@ class LogBuilder:
     def executed(self, **lie: Any) -> None:
         """Answer the next offset: it ran."""
         offset, timestamp = self.next, self._tick()
-        result = b"result of %d" % offset
+        result = self._result(offset, 1, lie.get("code"))
         event = RequestExecuted(
             0, b"", offset, timestamp, self.lane_time, timestamp + 5, f"r-{offset}",
             principal(f"{self.name}-{offset}"), sha256(b"wasm").digest(), "add@1", 0,
             "add", LIMITS, self.context_seq, "SUCCEEDED", None, None, None, 42, True,
-            65536, 120, sha256(b"body %d" % offset).digest(), ZERO32, ZERO32,
+            65536, 120, self._body_digest(offset), ZERO32, ZERO32,
             sha256(result).digest(),
         )  # fmt: skip
         self._answer(event, 1, result, lie)
@@ -224,11 +239,11 @@ class LogBuilder:
         """Answer the next offsets: refused, without any valid token."""
         offset, timestamp = self.next, self._tick()
         self.lane_time = timestamp + 2 * (count - 1)
-        result = b"refusal of %d" % offset
+        result = self._result(offset, count, code)
         event = RequestRefused(
             0, b"", offset, count, timestamp, self.lane_time, timestamp + 5, None,
             None, "REJECTED", code, False, self.context_seq,
-            sha256(b"body %d" % offset).digest() if count == 1 else None,
+            self._body_digest(offset) if count == 1 else None,
             sha256(result).digest(),
         )  # fmt: skip
         self._answer(event, count, result, lie)
@@ -241,6 +256,20 @@ class LogBuilder:
     def skip(self, count: int = 1) -> None:
         """Leave the next offsets unanswered: the lie."""
         self.next += count
+
+    def _result(self, offset: int, count: int, code: str | None) -> bytes:
+        return encode_json(
+            ExecutionResult(
+                "wasm.requests", self.partition, offset, count, None,
+                "SUCCEEDED" if code is None else "FAILED", code, "", None, None, b"",
+                b"", False, False, None, 0, True, 0, 0, None, None,
+                self.salter.salt(offset) if count == 1 else None, self.log_id,
+                self.chain.seq,
+            )
+        )  # fmt: skip
+
+    def _body_digest(self, offset: int) -> bytes:
+        return content_digest(BODY_TAG, self.salter.salt(offset), body_of(offset))
 
     def _tick(self) -> int:
         timestamp = BASE_MS + 10 * self.next
@@ -326,12 +355,67 @@ class LogBuilder:
         chosen = self.records if records is None else records
         return verify(chosen, self.control.view, self.partition, **more)
 
-    def topic(self) -> list[PlainRecord]:
-        """Give what was written as the audit topic's records."""
-        return [
+    def requests(self) -> list[PlainRecord | None]:
+        """Give the requests topic that this log answers, None in its gaps."""
+        slots: list[PlainRecord | None] = [None] * self.next
+        for event in self.events:
+            for offset in range(event.offset, event.offset + count_of(event)):
+                slots[offset] = PlainRecord(offset, event.timestamp, body_of(offset))
+        return slots
+
+
+class MemoryTopics:
+    """Topics in memory, for whatever reads through the services' ports."""
+
+    def __init__(self, *logs: LogBuilder) -> None:
+        self.logs: dict[tuple[str, int], list[PlainRecord | None]] = {}
+        self.begins: dict[tuple[str, int], int] = {}
+        self.partitions = len(logs)
+        for log in logs:
+            self.put("wasm.control", 0, log.control.values)
+            self.put("wasm.audit", log.partition, log.records)
+            self.put("wasm.results", log.partition, log.results)
+            self.logs["wasm.requests", log.partition] = log.requests()
+
+    def put(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
+        """Let a partition hold these values from offset 0."""
+        self.logs[topic, partition] = [
             PlainRecord(offset, BASE_MS + offset, value)
-            for offset, value in enumerate(self.records)
+            for offset, value in enumerate(values)
         ]
+
+    async def partition_count(self, _topic: str) -> int:
+        return self.partitions
+
+    async def begin_offset(self, topic: str, partition: int) -> int:
+        return self.begins.get((topic, partition), 0)
+
+    async def end_offset(self, topic: str, partition: int) -> int:
+        return len(self.logs[topic, partition])
+
+    async def offset_for_time(
+        self, topic: str, partition: int, timestamp_ms: int
+    ) -> int | None:
+        for record in self.logs[topic, partition]:
+            if record is not None and record.timestamp >= timestamp_ms:
+                return record.offset
+        return None
+
+    async def read(
+        self, topic: str, partition: int, start: int, end: int
+    ) -> AsyncIterator[Sequence[Record]]:
+        for at in range(max(start, self.begins.get((topic, partition), 0)), end, 4):
+            slots = self.logs[topic, partition][at : min(at + 4, end)]
+            yield [record for record in slots if record is not None]
+
+    async def prove_gap(
+        self, topic: str, partition: int, start: int, end: int
+    ) -> list[Range]:
+        for record in self.logs[topic, partition][start:end]:
+            if record is not None:
+                message = f"offset {record.offset} holds a committed record"
+                raise IntegrityError(message)
+        return [Range(start, end)]
 
 
 def verify(

@@ -45,6 +45,7 @@ class PartitionReport(msgspec.Struct):
     Attributes:
         partition: which.
         log_id: its log; None if neither genesis nor seal told.
+        start: first requests offset that the log answers for.
         size: leaves, the seals among them: the tree size of a checkpoint over it.
         head: leaf hash of the last leaf.
         events: terminal events.
@@ -65,6 +66,7 @@ class PartitionReport(msgspec.Struct):
 
     partition: int
     log_id: bytes | None = None
+    start: int = 0
     size: int = 0
     head: bytes = ZERO_HASH
     events: int = 0

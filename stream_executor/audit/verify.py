@@ -171,7 +171,8 @@ class PartitionVerifier:
         self._genesis_offset = offset
         self.report.log_id = genesis.log_id
         self.report.size, self.report.head = 1, leaf_hash(value)
-        self.report.next = self._state.next = genesis.start_offset
+        self.report.start = self.report.next = genesis.start_offset
+        self._state.next = genesis.start_offset
         self._take(self._misplaced(offset, genesis))
         return self._parser
 

@@ -38,38 +38,16 @@ from stream_executor.model.control import KeyPurpose
 from stream_executor.model.errors import ConfigError, IntegrityError, UnavailableError
 from stream_executor.modules.orders import Orders
 from stream_executor.modules.view import ControlView
+from stream_executor.services.control_reading import LogReader, read_control
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable
 
-    from stream_executor.model.record import Record
 
 LOG_ID_BYTES = 16
 _CONTROL_PARTITION = 0
 # Somebody else may append control records at the same moment; then ours is stale.
 _TRIES = 5
-
-
-class LogReader(Protocol):
-    """Reads partitions, committed records only (``kafka.reader.PartitionReader``)."""
-
-    async def partition_count(self, topic: str) -> int:
-        """Give how many partitions a topic has."""
-        ...
-
-    async def begin_offset(self, topic: str, partition: int) -> int:
-        """Give the first offset that still exists."""
-        ...
-
-    async def end_offset(self, topic: str, partition: int) -> int:
-        """Give the end, undecided records included."""
-        ...
-
-    def read(
-        self, topic: str, partition: int, start: int, end: int
-    ) -> AsyncIterator[Sequence[Record]]:
-        """Give every committed record in [start, end), in order, in lists."""
-        ...
 
 
 class LogAppender(Protocol):
@@ -215,7 +193,7 @@ class _Ceremony:
                 f"{counts}; see `wasm-executor topics plan`"
             )
             raise ConfigError(message)
-        await self._read_control()
+        await read_control(self._reader, self._topics.control, self._view)
         count = counts[topics.audit]
         return [await self._log_id(partition, count) for partition in range(count)]
 
@@ -334,17 +312,8 @@ class _Ceremony:
                 return tried > 0
             value = order(Orders(self._view, self._keys.operator, self._now_ms()))
             await self._appender.append(self._topics.control, _CONTROL_PARTITION, value)
-            await self._read_control()
+            await read_control(self._reader, self._topics.control, self._view)
         if is_said():
             return True
         message = f"others write {self._topics.control} all the time; try again"
         raise UnavailableError(message)
-
-    async def _read_control(self) -> None:
-        topic, view = self._topics.control, self._view
-        end = await self._reader.end_offset(topic, _CONTROL_PARTITION)
-        begin = await self._reader.begin_offset(topic, _CONTROL_PARTITION)
-        start = max(view.next_offset, begin)
-        async for records in self._reader.read(topic, _CONTROL_PARTITION, start, end):
-            for record in records:
-                view.apply(record.offset, record.timestamp, record.value)

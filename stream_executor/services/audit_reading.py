@@ -1,0 +1,194 @@
+"""Show what audit partitions say: replay a range, follow the tail.
+
+Only sealed leaves are shown: a record that no believed seal reaches is nobody's
+word. Memory is one transaction's, whatever the log's size.
+
+Not here: whether all of it is right (``audit_verification``), which events are asked
+for and how they look (``audit.replay``, ``audit.project``), and printing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from stream_executor.audit.findings import ChainError
+from stream_executor.audit.genesis import TopicNames
+from stream_executor.audit.project import JsonObject, project
+from stream_executor.audit.segments import Leaf, SegmentParser
+from stream_executor.model.audit import RequestExecuted, RequestRefused, Seal
+from stream_executor.model.errors import IntegrityError, MalformedError
+from stream_executor.modules.view import ControlView
+from stream_executor.services.control_reading import LogReader, read_control
+from stream_executor.wire.avro import decode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from stream_executor.audit.replay import ReplayFilter
+    from stream_executor.model.audit import AuditLeaf
+
+POLL_S = 0.5
+# A transaction holds at most 500 requests' events; this many records back there is
+# certainly a seal.
+_LOOK_BACK = 1_024
+
+
+class AuditSource(msgspec.Struct, frozen=True):
+    """Where to read and whom to believe.
+
+    Attributes:
+        reader: reads the topics.
+        topics: their names.
+        operator_key: raw Ed25519 public key that the auditor trusts.
+        cluster_id: Kafka cluster id that genesis must name; None is not compared.
+    """
+
+    reader: LogReader
+    topics: TopicNames
+    operator_key: bytes
+    cluster_id: str | None = None
+
+
+class _Sealed:
+    """Gives one partition's sealed leaves as they come."""
+
+    def __init__(self, view: ControlView, partition: int, start: int) -> None:
+        self.partition = partition
+        self.position = start
+        self._view = view
+        self._parser = SegmentParser(None, None, self._believe)
+
+    def _believe(self, seal: Seal) -> None:
+        if not self._view.fleet_key_valid(seal.fleet_key, seal.control_offset):
+            message = "not a seal of this deployment"
+            raise IntegrityError(message)
+
+    def feed(self, offset: int, value: bytes | None) -> list[Leaf]:
+        """Take a record; give the leaves that it seals."""
+        try:
+            segment = self._parser.feed(offset, value)
+        except ChainError:
+            # Saying so is the verifier's task; what is sealed is shown all the same.
+            segment = self._parser.rejoin()
+        return [] if segment is None else segment.leaves
+
+
+async def replay(
+    source: AuditSource,
+    asked: ReplayFilter,
+    partitions: Sequence[int] | None = None,
+) -> AsyncIterator[JsonObject]:
+    """Give the terminal events that a filter asks for, partition by partition.
+
+    Args:
+        source: where to read and whom to believe.
+        asked: which events.
+        partitions: which partitions; None for all.
+
+    Raises:
+        UnavailableError: the topics could not be read.
+    """
+    reader, topics = source.reader, source.topics
+    view = ControlView(source.operator_key)
+    if partitions is None:
+        partitions = range(await reader.partition_count(topics.audit))
+    ends = {p: await reader.end_offset(topics.audit, p) for p in partitions}
+    await read_control(reader, topics.control, view)
+    for partition in partitions:
+        start = await _replay_start(source, asked, partition)
+        sealed = _Sealed(view, partition, start)
+        async for records in reader.read(
+            topics.audit, partition, start, ends[partition]
+        ):
+            for record in records:
+                for leaf in sealed.feed(record.offset, record.value):
+                    event = _decoded(leaf)
+                    if isinstance(
+                        event, RequestExecuted | RequestRefused
+                    ) and asked.matches(event):
+                        yield project(event, leaf.offset, partition)
+
+
+async def _replay_start(
+    source: AuditSource, asked: ReplayFilter, partition: int
+) -> int:
+    """Give an audit offset at or before the first event asked for.
+
+    An event is appended after its request, so the request's time never misses it.
+    The look-back makes the first transaction whole.
+    """
+    reader, topic = source.reader, source.topics.audit
+    begin = await reader.begin_offset(topic, partition)
+    if asked.since_ms is None:
+        return begin
+    offset = await reader.offset_for_time(topic, partition, asked.since_ms)
+    if offset is None:
+        offset = await reader.end_offset(topic, partition)
+    return max(begin, offset - _LOOK_BACK)
+
+
+async def tail(
+    source: AuditSource, last: int, *, follow: bool, poll_s: float = POLL_S
+) -> AsyncIterator[JsonObject]:
+    """Give the last sealed leaves of all partitions, then new ones as they come.
+
+    Args:
+        source: where to read and whom to believe.
+        last: how many leaves of each partition to begin with.
+        follow: go on for ever.
+        poll_s: seconds between two looks.
+
+    Raises:
+        UnavailableError: the topics could not be read.
+    """
+    reader, topics = source.reader, source.topics
+    view = ControlView(source.operator_key)
+    count = await reader.partition_count(topics.audit)
+    logs = []
+    for partition in range(count):
+        begin = await reader.begin_offset(topics.audit, partition)
+        end = await reader.end_offset(topics.audit, partition)
+        # A marker follows each transaction, so leaves are fewer than offsets.
+        logs.append(_Sealed(view, partition, max(begin, end - 2 * last - _LOOK_BACK)))
+    shown: deque[JsonObject]
+    for log in logs:
+        shown = deque(maxlen=last)
+        async for row in _news(source, view, log):
+            shown.append(row)
+        for row in shown:
+            yield row
+    while follow:
+        await asyncio.sleep(poll_s)
+        for log in logs:
+            async for row in _news(source, view, log):
+                yield row
+
+
+async def _news(
+    source: AuditSource, view: ControlView, log: _Sealed
+) -> AsyncIterator[JsonObject]:
+    """Give what was sealed in one partition since the last look."""
+    reader, topics = source.reader, source.topics
+    end = await reader.end_offset(topics.audit, log.partition)
+    if end <= log.position:
+        return
+    await read_control(reader, topics.control, view)
+    async for records in reader.read(topics.audit, log.partition, log.position, end):
+        for record in records:
+            for leaf in log.feed(record.offset, record.value):
+                decoded = _decoded(leaf)
+                if decoded is not None:
+                    yield project(decoded, leaf.offset, log.partition)
+    log.position = end
+
+
+def _decoded(leaf: Leaf) -> AuditLeaf | None:
+    """Give a leaf's value; None if this release does not know its schema."""
+    try:
+        return cast("AuditLeaf", decode(leaf.value))
+    except MalformedError:
+        return None

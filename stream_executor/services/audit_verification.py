@@ -1,0 +1,244 @@
+"""Verify audit partitions, and the other topics beside them, as far as written now.
+
+Reads; what is right is decided in ``audit.verify`` and ``audit.crosscheck``. Memory
+is one transaction's, whatever the log's size.
+
+Not here: printing (the command line).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from stream_executor.audit.crosscheck import (
+    ResultsCheck,
+    add_gap_unproven,
+    check_requests,
+)
+from stream_executor.audit.digests import Salter
+from stream_executor.audit.report import PartitionReport, verdict_of
+from stream_executor.audit.verify import PartitionVerifier, Place
+from stream_executor.model.errors import IntegrityError
+from stream_executor.modules.view import ControlView
+from stream_executor.services.control_reading import read_control
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from stream_executor.audit.report import Transaction, Verdict
+    from stream_executor.model.record import Range
+    from stream_executor.services.audit_reading import AuditSource
+    from stream_executor.services.control_reading import LogReader
+
+
+class GapProver(Protocol):
+    """Proves from raw batch headers that offsets hold no committed record."""
+
+    async def prove_gap(
+        self, topic: str, partition: int, start: int, end: int
+    ) -> list[Range]:
+        """Give the proven ranges; raise IntegrityError if an offset holds a record."""
+        ...
+
+
+class Thoroughness(msgspec.Struct, frozen=True):
+    """What to hold against the audit log besides itself.
+
+    Attributes:
+        results: compare every retained result.
+        requests: compare every retained request, its time and, where the salt is
+            known from a result or the secret, its body.
+        prover: re-check every gap whose requests are retained; None does not.
+        secret: the deployment secret; None takes salts from results alone.
+        anchored: leaves under the last verified checkpoint, by partition.
+    """
+
+    results: bool = False
+    requests: bool = False
+    prover: GapProver | None = None
+    secret: bytes | None = None
+    anchored: Mapping[int, int] = {}
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a verification is: audit offsets of one partition."""
+
+    partition: int
+    partitions: int
+    position: int
+    end: int
+
+
+class VerifyReport(msgspec.Struct, frozen=True):
+    """What a verification came to.
+
+    Attributes:
+        partitions: one report each.
+        control_serial: serial of the last control record accepted.
+        control_ignored: control records that do not count, by reason.
+    """
+
+    partitions: list[PartitionReport]
+    control_serial: int
+    control_ignored: dict[str, int]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the partitions' verdicts."""
+        return verdict_of(self.partitions)
+
+
+async def verify(
+    source: AuditSource,
+    thoroughness: Thoroughness,
+    progress: Callable[[Progress], None] = lambda _: None,
+    partitions: Sequence[int] | None = None,
+) -> VerifyReport:
+    """Verify audit partitions as far as they are written now.
+
+    Args:
+        source: where to read and whom to believe.
+        thoroughness: what else to compare.
+        progress: called now and then, for a progress bar.
+        partitions: which; None for all.
+
+    Raises:
+        UnavailableError: could not tell (exit code 3).
+        IntegrityError: the control topic was begun under another operator's key.
+    """
+    reader, topics = source.reader, source.topics
+    if partitions is None:
+        partitions = range(await reader.partition_count(topics.audit))
+    # The audit's ends first: no seal before them can cite control records after.
+    ends = {p: await reader.end_offset(topics.audit, p) for p in partitions}
+    view = ControlView(source.operator_key)
+    await read_control(reader, topics.control, view)
+    reports = []
+    for at, partition in enumerate(partitions):
+        one = _PartitionRun(source, thoroughness, view, partition)
+        async for position in one.run(ends[partition]):
+            progress(Progress(at, len(partitions), position, ends[partition]))
+        reports.append(one.report)
+    return VerifyReport(
+        reports, view.serial, {r.value: n for r, n in sorted(view.ignored.items())}
+    )
+
+
+class _PartitionRun:
+    """One partition's verification with everything that is compared beside it."""
+
+    def __init__(
+        self,
+        source: AuditSource,
+        thoroughness: Thoroughness,
+        view: ControlView,
+        partition: int,
+    ) -> None:
+        topics = source.topics
+        self._reader, self._topics = source.reader, topics
+        self._thoroughness = thoroughness
+        self._partition = partition
+        self._verifier = PartitionVerifier(
+            Place(
+                source.operator_key, partition, source.cluster_id, topics.requests,
+                topics.results, topics.audit,
+            ),
+            view,
+            anchored=thoroughness.anchored.get(partition),
+        )  # fmt: skip
+        self.report = self._verifier.report
+        self._results: ResultsCheck | None = None
+        self._unread: AsyncIterator[tuple[int, bytes | None]] | None = None
+        self._requests_begin = 0
+
+    async def run(self, end: int) -> AsyncIterator[int]:
+        """Verify up to an audit offset; yield how far it is."""
+        reader, topics, partition = self._reader, self._topics, self._partition
+        await self._open()
+        begin = await reader.begin_offset(topics.audit, partition)
+        async for records in reader.read(topics.audit, partition, begin, end):
+            for record in records:
+                transaction = self._verifier.feed(record.offset, record.value)
+                if transaction is not None:
+                    await self._compare(transaction)
+            if records:
+                yield records[-1].offset + 1
+        self._verifier.finish()
+        if self._results is not None and self._unread is not None:
+            async for offset, value in self._unread:
+                self._results.take(offset, value)
+            self._results.finish()
+        yield end
+
+    async def _open(self) -> None:
+        reader, topics, partition = self._reader, self._topics, self._partition
+        if self._thoroughness.results:
+            begin = await reader.begin_offset(topics.results, partition)
+            end = await reader.end_offset(topics.results, partition)
+            self._results = ResultsCheck(self.report, trimmed=begin > 0)
+            self._unread = _one_by_one(reader, topics.results, partition, begin, end)
+        if self._thoroughness.requests or self._thoroughness.prover is not None:
+            self._requests_begin = await reader.begin_offset(topics.requests, partition)
+
+    async def _compare(self, transaction: Transaction) -> None:
+        salts: dict[int, bytes] = {}
+        if self._results is not None and self._unread is not None:
+            while self._results.wants_more(transaction):
+                try:
+                    offset, value = await anext(self._unread)
+                except StopAsyncIteration:
+                    break
+                self._results.take(offset, value)
+            salts = self._results.settle(transaction)
+        if self._thoroughness.prover is not None:
+            await self._prove_gaps(self._thoroughness.prover, transaction)
+        if self._thoroughness.requests:
+            await self._compare_requests(transaction, salts)
+
+    async def _prove_gaps(self, prover: GapProver, transaction: Transaction) -> None:
+        for gap in transaction.seal.gaps:
+            start = max(gap.start, self._requests_begin)
+            if start >= gap.end:
+                continue
+            try:
+                await prover.prove_gap(
+                    self._topics.requests, self._partition, start, gap.end
+                )
+            except IntegrityError as error:
+                add_gap_unproven(self.report, transaction, str(error))
+
+    async def _compare_requests(
+        self, transaction: Transaction, salts: dict[int, bytes]
+    ) -> None:
+        seal = transaction.seal
+        start = max(seal.from_, self._requests_begin)
+        if start >= seal.next:
+            return
+        secret, log_id = self._thoroughness.secret, self.report.log_id
+        salter = None
+        if secret is not None and log_id is not None:
+            salter = Salter(secret, log_id)
+        records = [
+            record
+            async for some in self._reader.read(
+                self._topics.requests, self._partition, start, seal.next
+            )
+            for record in some
+        ]
+        check_requests(
+            self.report,
+            transaction,
+            records,
+            lambda o: salter.salt(o) if salter is not None else salts.get(o),
+        )
+
+
+async def _one_by_one(
+    reader: LogReader, topic: str, partition: int, start: int, end: int
+) -> AsyncIterator[tuple[int, bytes | None]]:
+    async for records in reader.read(topic, partition, start, end):
+        for record in records:
+            yield record.offset, record.value
