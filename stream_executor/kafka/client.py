@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import create_conn
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
@@ -122,10 +123,22 @@ class BrokerClient:
         try:
             with classified("connect to Kafka", UnavailableError):
                 async with asyncio.timeout(self._connection.request_timeout_s):
-                    await client.bootstrap()
+                    try:
+                        await client.bootstrap()
+                    except kafka_errors.KafkaConnectionError:
+                        await self._say_why(client)
+                        raise
         except BaseException:
             await self.close()
             raise
+
+    async def _say_why(self, client: AIOKafkaClient) -> None:
+        """Raise what the first broker says: aiokafka logs it and raises a bare no."""
+        options = self._connection.client_options(self._role)
+        del options["bootstrap_servers"]
+        host, port, _ = client.hosts[0]
+        refused = await create_conn(host, port, **options)
+        await refused.close()
 
     async def close(self) -> None:
         """Close all connections; never hangs, never raises, may be called twice."""
