@@ -1,0 +1,297 @@
+"""The service's first process: one configuration, its workers, one HTTP port.
+
+    1. settings are complete, slots are held, the port listens: or it ends with 4
+    2. HTTP answers; workers start, each anew when it ends
+    3. every worker has reported: READY to systemd
+    4. SIGTERM or SIGINT: drain, then 0; a second one: kill, then 130
+       SIGHUP: log level, JWKS, policy and certificate are read again
+       a worker that refuses its configuration: the others drain, then 4
+
+The supervisor holds the fleet key and runs nothing that comes from outside but HTTP
+request heads. It knows no Kafka: a broker that is away keeps it and its metrics up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from setproctitle import setproctitle
+
+from stream_executor import __version__
+from stream_executor.http import metrics
+from stream_executor.http.app import build_app
+from stream_executor.http.exposition import Exposition
+from stream_executor.http.server import HttpServer, Tls, listen
+from stream_executor.http.status import (
+    ABLE,
+    ServiceStatus,
+    judge_health,
+    judge_readiness,
+)
+from stream_executor.http.tally import Tally, Totals
+from stream_executor.key_text import read_private_key
+from stream_executor.logs import configure_logs
+from stream_executor.model.errors import ConfigError
+from stream_executor.services.notify import Notifier
+from stream_executor.services.resident import resident_bytes
+from stream_executor.services.slots import Slots
+from stream_executor.services.worker_process import (
+    DRAIN_MARGIN_S,
+    WORKER_COMMAND,
+    Patience,
+    WorkerSlot,
+)
+from stream_executor.settings import reveal
+from stream_executor.settings_fields import FIELDS, variable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stream_executor.settings import Settings
+
+EXIT_OK = 0
+EXIT_INTERRUPTED = 130
+_BEAT_S = 5.0
+
+log = structlog.get_logger()
+
+
+def run_service(read: Callable[[], Settings]) -> int:
+    """Run the service until it is told to stop; give the exit code.
+
+    Args:
+        read: reads the settings; called again at a reload.
+
+    Raises:
+        ConfigError: the configuration cannot work (exit code 4).
+    """
+    setproctitle("wasm-executor: supervisor")
+    settings = read()
+    configure_logs(settings.log_level)
+    return asyncio.run(Supervisor(settings, read).run())
+
+
+class Supervisor:
+    """The service, from ``run`` until it returns.
+
+    Args:
+        settings: complete enough to run.
+        read: reads them anew at SIGHUP.
+        worker_command: how to start a worker; another in tests.
+        patience: the waits; shorter in tests.
+        notifier: tells systemd; by default as the environment says.
+
+    Raises:
+        SettingsError: something that is needed to run is missing.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        read: Callable[[], Settings] | None = None,
+        *,
+        worker_command: Sequence[str] = WORKER_COMMAND,
+        patience: Patience | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self._settings = settings
+        self._read = read or (lambda: settings)
+        self._worker_values = settings.worker_values()
+        self._fleet_key = read_private_key(reveal(settings.fleet_key))
+        self._worker_command = worker_command
+        self._patience = patience or Patience()
+        self._notifier = notifier or Notifier.from_environment(os.environ)
+        self._totals = Totals()
+        self._own = Tally()
+        self._workers: list[WorkerSlot] = []
+        self._tls: Tls | None = None
+        self._stop = asyncio.Event()
+        self._interrupts = 0
+        self._is_ready = False
+        self._started_ms = time.time_ns() // 1_000_000
+        self.port = 0
+
+    @property
+    def status(self) -> ServiceStatus:
+        """The instance at this moment."""
+        return ServiceStatus(
+            version=__version__,
+            instance=self._settings.instance_id,
+            started_ms=self._started_ms,
+            draining=self._stop.is_set(),
+            workers=tuple(worker.status for worker in self._workers),
+        )
+
+    async def run(self) -> int:
+        """Do the four steps of the module's docstring; give the exit code.
+
+        Raises:
+            ConfigError: the port or a folder cannot be had, or a worker refused.
+        """
+        settings = self._settings
+        slots = Slots(settings.state_dir, settings.workers)  # 1
+        try:
+            http = self._open_port()
+            self._catch_signals()
+            self._workers = [self._slot(number) for number in slots.numbers]
+            await http.start()  # 2
+            self.port = http.port
+            log.info(
+                "supervisor.started", version=__version__, config=settings.digest(),
+                instance=settings.instance_id, workers=settings.workers, port=self.port,
+                max_fuel=settings.max_fuel, max_memory_bytes=settings.max_memory_bytes,
+            )  # fmt: skip
+            beat = asyncio.create_task(self._beat())
+            try:
+                await self._supervise()
+            finally:
+                beat.cancel()
+                self._release_signals()
+                await http.stop()
+        finally:
+            slots.release()
+        log.info("supervisor.stopped")
+        return EXIT_INTERRUPTED if self._interrupts > 1 else EXIT_OK
+
+    def stop(self) -> None:
+        """Begin to drain; the second time, kill. What SIGTERM and SIGINT do."""
+        self._interrupts += 1
+        if self._interrupts > 1:
+            for worker in self._workers:
+                worker.kill()
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Read the configuration again and take what is safe to take. Never raises."""
+        self._notifier.reloading()
+        try:
+            fresh = self._read()
+            if self._tls is not None:
+                self._tls.reload()
+                self._set_certificate_expiry()
+        except ConfigError as error:
+            problems = getattr(error, "problems", [str(error)])
+            log.error("supervisor.reload_refused", problems=problems)  # noqa: TRY400
+        else:
+            configure_logs(fresh.log_level)
+            for worker in self._workers:
+                worker.reload(fresh.log_level)
+            log.info(
+                "supervisor.reloaded", needs_restart=_changed(self._settings, fresh)
+            )
+        self._notifier.ready()
+
+    def _open_port(self) -> HttpServer:
+        settings, own = self._settings, self._own
+        if settings.http_tls_cert_file and settings.http_tls_key_file:
+            self._tls = Tls(settings.http_tls_cert_file, settings.http_tls_key_file)
+            self._set_certificate_expiry()
+        own.set(metrics.WORKERS_CONFIGURED, settings.workers)
+        own.set(metrics.MAX_FUEL, settings.max_fuel)
+        own.set(metrics.MAX_MEMORY, settings.max_memory_bytes)
+        own.set(metrics.TIMEOUT, settings.timeout_seconds)
+        info = {"version": __version__, "config": settings.digest()}
+        exposition = Exposition(
+            self._totals, own, lambda: self.status, resident_bytes, info
+        )
+        app = build_app(
+            lambda: self.status,
+            self._totals,
+            exposition,
+            reveal(settings.http_token) or None,
+        )
+        listener = listen(settings.http_host, settings.metrics_port)
+        return HttpServer(app, listener, self._tls)
+
+    def _set_certificate_expiry(self) -> None:
+        if self._tls is not None:
+            self._own.set(metrics.CERTIFICATE_EXPIRY, self._tls.expires_s)
+
+    def _slot(self, number: int) -> WorkerSlot:
+        return WorkerSlot(
+            number, self._settings.instance_id, self._worker_values, self._fleet_key,
+            self._totals, self._own, self._worker_command, self._patience,
+        )  # fmt: skip
+
+    async def _supervise(self) -> None:
+        """Run the workers until a stop is asked for or one refuses; then drain."""
+        running = {asyncio.create_task(worker.run()) for worker in self._workers}
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({stop, *running}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        self._stop.set()
+        self._notifier.stopping()
+        log.info("supervisor.draining", budget_s=self._settings.drain_seconds)
+        for worker in self._workers:
+            worker.drain()
+        most_s = self._settings.drain_seconds + DRAIN_MARGIN_S
+        _, late = await asyncio.wait(running, timeout=most_s)
+        if late:
+            log.error("supervisor.drain_too_long", workers=len(late))
+            for worker in self._workers:
+                worker.kill()
+        # Raises what a worker refused; all have ended.
+        await asyncio.gather(*running)
+
+    async def _beat(self) -> None:
+        """Tell systemd: ready once, then how things are and that the loop runs."""
+        watchdog_s = self._notifier.watchdog_s
+        pause_s = min(_BEAT_S, watchdog_s / 3) if watchdog_s else _BEAT_S
+        reported = asyncio.create_task(self._all_reported())
+        try:
+            while True:
+                self._notifier.alive()
+                self._notifier.status(_in_words(self.status))
+                if self._is_ready:
+                    await asyncio.sleep(pause_s)
+                    continue
+                await asyncio.wait({reported}, timeout=pause_s)
+                if reported.done():
+                    self._is_ready = True
+                    self._notifier.ready()  # 3
+        finally:
+            reported.cancel()
+
+    async def _all_reported(self) -> None:
+        for worker in self._workers:
+            await worker.reported.wait()
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    def _release_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+
+def _changed(old: Settings, new: Settings) -> list[str]:
+    """Name the settings that differ and that a reload does not take."""
+    names = [
+        variable(field)
+        for field in FIELDS
+        if field != "log_level" and getattr(old, field) != getattr(new, field)
+    ]
+    if old.kafka_properties != new.kafka_properties:
+        names.append("KAFKA_*")
+    return names
+
+
+def _in_words(status: ServiceStatus) -> str:
+    """Give the line that ``systemctl status`` shows."""
+    lanes = status.lanes
+    able = sum(lane.state in ABLE for lane in lanes)
+    text = (
+        f"{able} of {len(lanes)} lanes able, lag {sum(lane.lag for lane in lanes)}, "
+        f"{sum(lane.in_flight for lane in lanes)} in flight"
+    )
+    trouble = judge_health(status).reasons or judge_readiness(status).reasons
+    return "; ".join((text, *trouble[:1]))
