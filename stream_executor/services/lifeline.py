@@ -72,7 +72,9 @@ async def follow_supervisor(on_reload: Callable[[Reload], None], fd: int = 0) ->
     """Hand on each reload; return when the supervisor is gone.
 
     Whoever awaits this ends the process then, at once and without a drain: the
-    supervisor was killed, and the next one starts workers with the same identity.
+    supervisor was killed, and the next one starts workers with the same identity. (A
+    callback on a task of this must look at ``cancelled()``: the end of the loop
+    cancels it, and the process then has an exit code of its own.)
     """
     loop = asyncio.get_running_loop()
     stream = asyncio.StreamReader()
