@@ -155,6 +155,11 @@ class TestDeployment:
             )
         return s256
 
+    async def configure(self, topic: str, name: str, value: str) -> None:
+        """Change a topic's setting, as somebody with the rights could."""
+        async with KafkaAdmin(self.connection) as admin:
+            await admin._configure([(topic, name, value)])  # noqa: SLF001
+
     def start(self, **settings: str) -> Executor:
         """Start one executor process; give it before it is ready."""
         number = len(self.executors)

@@ -108,7 +108,15 @@ class Run:
                     await asyncio.sleep(0)
 
     async def finish(self) -> None:
-        """One last owner answers everything."""
+        """One last owner answers everything; earlier ones have died by then.
+
+        An owner that was taken over while in doubt would fence the last one again:
+        safe, but nobody's history would ever end.
+        """
+        for lane in self.lanes:
+            if lane._task is not None:
+                lane._task.cancel()
+                await asyncio.wait({lane._task})
         self.broker.crash_next = None
         self.own()
         self.world.sandbox.held = False
@@ -121,10 +129,6 @@ class Run:
                 await self.step("fetch")
                 await self.step("settle")
         await self.lane.release("drain", 2.0)
-        for lane in self.lanes:
-            if lane._task is not None:
-                lane._task.cancel()
-        await asyncio.sleep(0)
 
 
 def all_gaps(lane: Lane) -> bool:
