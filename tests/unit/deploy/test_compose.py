@@ -17,6 +17,9 @@ import pytest
 import yaml
 
 from stream_executor.embedded import KAFKA_VERSION
+from stream_executor.kafka.topics import TopicNames
+from stream_executor.services.ceremony import prepare_keys
+from stream_executor.services.first_credentials import write_first
 from stream_executor.settings import load
 
 ROOT = Path(__file__).parents[3]
@@ -62,11 +65,28 @@ def test_keys_are_kept_out_of_git_and_out_of_the_image() -> None:
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
 
 
+def test_the_executor_gets_files_that_init_makes(tmp_path: Path) -> None:
+    made = {path.name for path in _ceremony(tmp_path)}
+
+    for secret in COMPOSE["secrets"].values():
+        assert Path(secret["file"]).name in made
+    command = SERVICES["init"]["command"]
+    assert command == ["init", "--keys", "/keys"]
+
+
+def _ceremony(folder: Path) -> list[Path]:
+    """Make the files of a ceremony as `init` does, without brokers."""
+    prepare_keys(folder)
+    write_first(folder, "kafka:9092", "wasm-executor/test", TopicNames())
+    return list(folder.iterdir())
+
+
 def test_the_operator_key_never_reaches_the_executor() -> None:
     executor = SERVICES["executor"]
     files = {COMPOSE["secrets"][name]["file"] for name in executor["secrets"]}
 
-    assert files == {"deploy/keys/fleet.pem", "deploy/keys/deployment-secret"}
+    made = {"jwt-secret", "fleet.pem", "deployment-secret"}
+    assert files == {f"deploy/keys/{name}" for name in made}
     assert not any("keys" in source for _, source, _ in sources() if _ == "executor")
 
 
@@ -103,7 +123,11 @@ def test_services_tell_their_health_without_curl(name: str) -> None:
 
 def environment_of(name: str, folder: Path) -> dict[str, str]:
     """Give a service's environment, with files where Docker mounts its secrets."""
-    secrets = {"fleet_key": "07" * 32, "deployment_secret": "2a" * 32}
+    secrets = {
+        "jwt_secret": "m3Vw/8Qk+2nXz5TqL0rPcYd7JhG4sBfA1uE6iOoKx9I=",
+        "fleet_key": "07" * 32,
+        "deployment_secret": "2a" * 32,
+    }
     environment = {"WASM_EXECUTOR_ENV_FILE": os.devnull}
     for key, value in SERVICES[name]["environment"].items():
         assert isinstance(value, str), f"{key}: quote it"
@@ -131,7 +155,6 @@ def test_the_environment_is_one_that_the_service_takes(
 def test_the_executor_lacks_only_what_executor_env_brings(tmp_path: Path) -> None:
     environment = environment_of("executor", tmp_path)
     environment["WASM_EXECUTOR_OPERATOR_PUBLIC_KEY"] = "d7" * 32
-    environment["JWT_SECRET"] = "m3Vw/8Qk+2nXz5TqL0rPcYd7JhG4sBfA1uE6iOoKx9I="
     settings = load(environment=environment)
 
     assert settings.missing_to_run() == []
