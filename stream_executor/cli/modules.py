@@ -1,0 +1,286 @@
+"""``module``: publish, list and show modules, or begin a new one."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stream_executor.cli.failures import CommandError
+from stream_executor.cli.invocation import read_module
+from stream_executor.cli.options import Json
+from stream_executor.cli.output import hint, print_json, progress, say, table
+from stream_executor.cli.reach import Reach, read_text, with_reach
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from stream_executor.model.job import Limits
+    from stream_executor.modules.view import PublishedModule
+
+module = typer.Typer(help="Publish and look at modules.", no_args_is_help=True)
+
+OperatorKey = Annotated[
+    str | None,
+    typer.Option(
+        "--operator-key",
+        metavar="KEY",
+        help="The operator's public key (hex, base64, PEM or a file): trust root.",
+    ),
+]
+
+_WAT = """;; wasm-executor invoke {name}.wat --function add --arg i32:2 --arg i32:3
+(module
+  (func (export "add") (param i32 i32) (result i32)
+    (i32.add (local.get 0) (local.get 1))))
+"""
+
+
+@module.command()
+def new(
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The module's name.")],
+    lang: Annotated[str, typer.Option(help="Only wat, which needs nothing.")] = "wat",
+) -> None:
+    """Begin a module: write NAME.wat, which runs as it is."""
+    if lang != "wat":
+        raise CommandError(
+            "USAGE",
+            f"no template for {lang!r}",
+            cause="templates need no tools; other languages build with their own",
+            remedy=f"wasm-executor module new {name} --lang wat",
+        )
+    if not re.fullmatch(r"[a-z0-9._-]{1,64}", name):
+        raise CommandError("USAGE", f"a module's name is [a-z0-9._-]{{1,64}}: {name!r}")
+    path = Path(f"{name}.wat")
+    try:
+        with path.open("x") as file:
+            file.write(_WAT.format(name=name))
+    except FileExistsError:
+        raise CommandError("USAGE", f"{path} exists already") from None
+    say(str(path))
+    hint(
+        f"  try: wasm-executor invoke {path} --function add --arg i32:2 --arg i32:3\n"
+        f"  then: wasm-executor module publish {path} --name {name}@1"
+    )
+
+
+@module.command()
+@with_reach
+def publish(
+    *,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".wasm or .wat")],
+    reach: Reach,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME@VERSION", help="Default FILE's name @1."),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="An Administrator's private key."),
+    ] = None,
+    operator_key: OperatorKey = None,
+    grant_fuel: Annotated[
+        int | None, typer.Option(metavar="UNITS", help="More fuel for this module.")
+    ] = None,
+    grant_memory: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="More memory for it.")
+    ] = None,
+    grant_deadline: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="More time for it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Publish a module under NAME@VERSION, for good: a version never changes."""
+    from stream_executor.model.request import ModuleName  # noqa: PLC0415 - lazily
+    from stream_executor.services import publishing  # noqa: PLC0415 - as above
+    from stream_executor.wire.requests import parse_module_name  # noqa: PLC0415
+
+    ref = parse_module_name(name or f"{file.stem}@1")
+    if not isinstance(ref, ModuleName):
+        raise CommandError("USAGE", "modules are published by name@version")
+    binary = read_module(file)
+    with progress(f"publishing {ref} ({len(binary)} bytes)"):
+        published = asyncio.run(
+            publishing.publish(
+                reach.connection,
+                reach.topics,
+                reach.operator_public_key(operator_key),
+                _administrator(reach, key),
+                ref,
+                binary,
+                _grant(grant_fuel, grant_memory, grant_deadline),
+            )
+        )
+    if json:
+        print_json(
+            {
+                "module": str(ref),
+                "sha256": published.s256.hex(),
+                "size_bytes": published.size_bytes,
+                "modules_offset": published.modules_offset,
+                "new": published.new,
+            },
+            schema="module",
+        )
+        return
+    say(f"{ref} sha256:{published.s256.hex()}")
+    hint("published" if published.new else "it was published before, just so")
+
+
+@module.command(name="list")
+@with_reach
+def list_modules(
+    *,
+    reach: Reach,
+    operator_key: OperatorKey = None,
+    json: Json = False,
+) -> None:
+    """List published modules, oldest first."""
+    from stream_executor.services import publishing  # noqa: PLC0415 - lazily
+
+    root = reach.operator_public_key(operator_key)
+    view = asyncio.run(
+        publishing.read_control(reach.connection, reach.topics.control, root)
+    )
+    if json:
+        for one in view.modules():
+            print_json(_facts(one), schema="module")
+        return
+    table(
+        ("MODULE", "SHA256", "BYTES", "STATE"),
+        [
+            (
+                str(one.name),
+                one.s256.hex()[:16],
+                str(one.size_bytes),
+                "revoked" if one.revoked else "granted more" if one.grant else "",
+            )
+            for one in view.modules()
+        ],
+    )
+
+
+@module.command()
+@with_reach
+def show(
+    *,
+    name: Annotated[
+        str, typer.Argument(metavar="MODULE", help="name@version, sha256:… or a FILE.")
+    ],
+    reach: Reach,
+    operator_key: OperatorKey = None,
+    json: Json = False,
+) -> None:
+    """Show a module: what was published, what it imports and exports."""
+    if Path(name).is_file():
+        facts: dict[str, Any] = {"file": name}
+        binary = read_module(Path(name))
+    else:
+        facts, binary = asyncio.run(_fetch(reach, name, operator_key))
+    facts |= _interface(binary)
+    if json:
+        print_json(facts, schema="module")
+        return
+    for label, value in facts.items():
+        if isinstance(value, list):
+            for line in value or ["-"]:
+                say(f"{label:16}{line}")
+        elif value is not None:
+            say(f"{label:16}{value}")
+
+
+async def _fetch(
+    reach: Reach, name: str, operator_key: str | None
+) -> tuple[dict[str, Any], bytes]:
+    from stream_executor.model.request import InlineModule  # noqa: PLC0415 - lazily
+    from stream_executor.services import publishing  # noqa: PLC0415 - as above
+    from stream_executor.wire.requests import parse_module_name  # noqa: PLC0415
+
+    ref = parse_module_name(name)
+    root = reach.operator_public_key(operator_key)
+    view = await publishing.read_control(reach.connection, reach.topics.control, root)
+    found = None if isinstance(ref, InlineModule) else view.resolve(ref)
+    if found is None:
+        raise CommandError(
+            "NOT_FOUND",
+            f"{name} was never published",
+            remedy="wasm-executor module list",
+        )
+    binary = await publishing.read_module(reach.connection, reach.topics, view, found)
+    return _facts(found), binary
+
+
+def _facts(one: PublishedModule) -> dict[str, Any]:
+    return {
+        "module": None if one.name is None else str(one.name),
+        "sha256": one.s256.hex(),
+        "size_bytes": one.size_bytes,
+        "modules_offset": one.modules_offset,
+        "published_ms": one.published_ms,
+        "revoked": one.revoked,
+        "grant": None
+        if one.grant is None
+        else {
+            "fuel_units": one.grant.fuel_units,
+            "memory_bytes": one.grant.memory_bytes,
+            "deadline_ms": one.grant.deadline_ms,
+        },
+    }
+
+
+def _interface(binary: bytes) -> dict[str, Any]:
+    """Give what a module imports and exports, as text, by our own parser."""
+    from stream_executor.model.scalars import NAMES, ValueType  # noqa: PLC0415 - lazily
+    from stream_executor.sandbox.inspect import inspect_module  # noqa: PLC0415 - lazily
+
+    def types(codes: bytes) -> str:
+        known = {int(t) for t in ValueType}
+        return ", ".join(NAMES[ValueType(c)] if c in known else "other" for c in codes)
+
+    shape = inspect_module(binary)
+    return {
+        "exports": [
+            f"{name}({types(signature.params)}) -> ({types(signature.results)})"
+            for name, signature in sorted(shape.functions.items())
+        ],
+        "imports": [f"{one.module}.{one.name}" for one in shape.imports],
+    }
+
+
+def _administrator(reach: Reach, key: Path | None) -> Ed25519PrivateKey:
+    from stream_executor.key_text import read_private_key  # noqa: PLC0415 - lazily
+
+    credentials = reach.credentials
+    if key is None and credentials and credentials.administrator_key_file:
+        key = Path(credentials.administrator_key_file)
+    if key is None:
+        raise CommandError(
+            "CONFIG",
+            "publishing needs an Administrator's key",
+            cause="neither --key nor credentials that name one",
+            remedy="wasm-executor module publish FILE --key administrator.pem",
+        )
+    try:
+        return read_private_key(read_text(key))
+    except ValueError as error:
+        raise CommandError("CONFIG", f"{key}: {error}") from error
+
+
+def _grant(
+    fuel: int | None, memory: int | None, deadline_s: float | None
+) -> Limits | None:
+    from stream_executor.model.job import Limits  # noqa: PLC0415 - lazily
+    from stream_executor.services.local import LocalLimits  # noqa: PLC0415 - as above
+
+    if (fuel, memory, deadline_s) == (None, None, None):
+        return None
+    usual = LocalLimits().limits
+    return Limits(
+        fuel or usual.fuel_units,
+        memory or usual.memory_bytes,
+        usual.deadline_ms if deadline_s is None else round(deadline_s * 1000),
+    )

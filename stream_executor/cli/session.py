@@ -1,0 +1,4 @@
+"""What holds for one command line as a whole."""
+
+debug = False
+"""``--debug``: show tracebacks."""
