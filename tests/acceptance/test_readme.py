@@ -75,8 +75,8 @@ def documents() -> list[Path]:
 
 def commands_of(text: str) -> list[str]:
     """Give every ``wasm-executor …`` of a document: prompts, and in backquotes."""
-    prompts = re.findall(r"^\$ (?:.*[|(] ?)?(wasm-executor\b.*)$", text, re.MULTILINE)
-    quoted = re.findall(r"`(wasm-executor\b[^`]*)`", text)
+    prompts = re.findall(r"^\$ (?:.*[|(] ?)?(wasm-executor(?: .*)?)$", text, re.MULTILINE)
+    quoted = re.findall(r"`(wasm-executor(?: [^`]*)?)`", text)
     return [*prompts, *quoted]
 
 
