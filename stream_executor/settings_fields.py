@@ -71,6 +71,15 @@ def _strong(value: SecretStr) -> SecretStr:
     return value
 
 
+def _address(value: str) -> str:
+    from stream_executor.auth.load import validate_url  # noqa: PLC0415 - as above
+
+    try:
+        return validate_url(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
 def _split(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -224,12 +233,9 @@ class SettingsFields(BaseSettings):
         "AUDIENCE", None, "Required aud; default APP_ID/<cluster id>."
     )
     jwks_file: Path | None = _ours("JWKS_FILE", None, "Public keys of issuers.")
-    jwks_url: (
-        Annotated[
-            str, _matching(re.compile(r"https?://\S+"), "an http or https address")
-        ]
-        | None
-    ) = _ours("JWKS_URL", None, "Address of such a document.")
+    jwks_url: Annotated[str, AfterValidator(_address)] | None = _ours(
+        "JWKS_URL", None, "Address of such a document; https, or this host."
+    )
     jwks_refresh_seconds: int = _ours(
         "JWKS_REFRESH_SECONDS", 300, "Between two reads of it.", ge=10, le=86_400
     )

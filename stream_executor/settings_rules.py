@@ -1,4 +1,8 @@
-"""Rules between settings that are each fine alone, and oddities worth a note. Pure."""
+"""Rules between settings that are each fine alone, files they name, and oddities.
+
+A file that a worker could not use is found here, before the first worker starts and by
+``--test-config``. No network is touched.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from stream_executor.settings_fields import variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from stream_executor.settings import Settings
 
@@ -98,8 +103,32 @@ def _files(s: Settings) -> Iterator[str]:
         )
     if s.enable_audit_logging and not s.audit_log_path.is_absolute():
         yield f"AUDIT_LOG_PATH={s.audit_log_path}: expected an absolute path"
+    for field, validate in (("policy_file", _policy), ("jwks_file", _jwks)):
+        path: Path | None = getattr(s, field)
+        try:
+            if path is not None:
+                validate(path.read_bytes(), s)
+        except OSError as error:
+            yield f"{variable(field)}={path}: {error.strerror}"
+        except ConfigError as error:
+            yield f"{variable(field)}={path}: {error}"
     if not s.state_dir.is_absolute():
         yield f"WASM_EXECUTOR_STATE_DIR={s.state_dir}: expected an absolute path"
+
+
+def _policy(document: bytes, _: Settings) -> None:
+    from stream_executor.auth.policy import Policy  # noqa: PLC0415 - only if there is one
+
+    Policy.parse(document)
+
+
+def _jwks(document: bytes, s: Settings) -> None:
+    from stream_executor.auth.jwks import read_jwk_set  # noqa: PLC0415 - as above
+    from stream_executor.auth.keys import Scope  # noqa: PLC0415 - as above
+
+    # The default audience is not known before the cluster is.
+    scope = Scope(frozenset(s.jwt_secret_issuers), s.audience or s.app_id)
+    read_jwk_set(document, scope)
 
 
 def _kafka(s: Settings) -> Iterator[str]:

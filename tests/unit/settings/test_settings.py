@@ -119,6 +119,7 @@ def test_every_problem_is_told_at_once_by_name() -> None:
         ("WASM_EXECUTOR_REQUESTS_TOPIC", ".."),
         ("WASM_EXECUTOR_INSTANCE_ID", "a b"),
         ("WASM_EXECUTOR_JWKS_URL", "ftp://x"),
+        ("WASM_EXECUTOR_JWKS_URL", "http://keys.example"),
         ("WASM_EXECUTOR_JWT_SECRET_ISSUERS", " , "),
         ("WASM_EXECUTOR_OPERATOR_PUBLIC_KEY", "abc"),
     ],
@@ -144,11 +145,35 @@ def test_out_of_range_is_refused_by_name_with_the_value(name: str, value: str) -
         ({"WASM_EXECUTOR_HTTP_TLS_CERT_FILE": "/c"}, "go together"),
         ({"AUDIT_LOG_PATH": "audit.log"}, "absolute"),
         ({"WASM_EXECUTOR_STATE_DIR": "state"}, "absolute"),
+        ({"WASM_EXECUTOR_POLICY_FILE": "/nowhere"}, "/nowhere: No such file"),
+        ({"WASM_EXECUTOR_JWKS_FILE": "/nowhere"}, "/nowhere: No such file"),
         ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "user name and password"),
     ],
 )
 def test_rules_between_settings(values: dict[str, str], words: str) -> None:
     assert any(words in problem for problem in problems(**values))
+
+
+@pytest.mark.parametrize("name", ["POLICY_FILE", "JWKS_FILE"])
+def test_a_file_that_workers_could_not_use_is_refused_before_they_start(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("{[nonsense")
+    (problem,) = problems(**{f"WASM_EXECUTOR_{name}": str(path)})
+    assert problem.startswith(f"WASM_EXECUTOR_{name}={path}: ")
+
+
+def test_a_key_set_without_a_secret_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_text('{"keys": []}')
+    made = load(
+        environment={
+            "WASM_EXECUTOR_ENV_FILE": "/dev/null",
+            "WASM_EXECUTOR_JWKS_FILE": str(path),
+        }
+    )
+    assert len(made.missing_to_run()) == 3
 
 
 def test_a_previous_secret_needs_a_current_one() -> None:
