@@ -38,6 +38,7 @@ _TESTED = re.compile(
 )
 _PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEREDOC = re.compile(r"<<'?(\w+)'?")
+_LINES = re.MULTILINE
 _MARK = "\x1e"
 _START_S = 180.0  # the first start downloads Kafka
 
@@ -75,7 +76,9 @@ def documents() -> list[Path]:
 
 def commands_of(text: str) -> list[str]:
     """Give every ``wasm-executor …`` of a document: prompts, and in backquotes."""
-    prompts = re.findall(r"^\$ (?:.*[|(] ?)?(wasm-executor(?: .*)?)$", text, re.MULTILINE)
+    prompts = re.findall(
+        r"^\$ (?:.*[|(] ?)?(wasm-executor(?: .*)?)$", text, flags=_LINES
+    )
     quoted = re.findall(r"`(wasm-executor(?: [^`]*)?)`", text)
     return [*prompts, *quoted]
 
