@@ -134,6 +134,16 @@ def test_no_second_text_stands_for_a_signature() -> None:
         assert code_of(judge(other)) is Code.AUTH_MALFORMED
 
 
+@pytest.mark.threat("T-01")
+def test_a_padded_signature_of_a_public_key_is_malformed() -> None:
+    token = make_token(
+        header={"alg": "EdDSA", "kid": "key-EdDSA"}, sign=signer("EdDSA")
+    )
+
+    assert isinstance(judge(token), VerifiedToken)
+    assert code_of(judge(token + b"=")) is Code.AUTH_MALFORMED
+
+
 # -- T-02 algorithm confusion -----------------------------------------------------
 
 

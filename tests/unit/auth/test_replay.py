@@ -118,7 +118,7 @@ def test_what_cannot_matter_any_more_is_forgotten() -> None:
         for each in hashes(20, second):
             assert spent.spend(each, second * 1000) is FRESH
 
-    assert 150 * 20 <= len(spent) <= 160 * 20
+    assert 150 * 20 <= len(spent) <= 180 * 20
     spent.expire(10**9)
     assert len(spent) == 0
     assert spent.spend(hashes(1)[0], 10**9) is FRESH
@@ -156,14 +156,14 @@ def test_the_table_grows_and_shrinks_without_losing_anything() -> None:
     for each in late:
         spent.spend(each, 100_000)
     grown = budget.used_bytes
-    spent.expire(HORIZON_MS + 10_000)
+    spent.expire(HORIZON_MS + 20_000)
 
     assert len(spent) == len(late)
     assert budget.used_bytes < grown / 8
-    assert {spent.spend(each, 160_000) for each in late} == {REPLAYED}
+    assert {spent.spend(each, 170_000) for each in late} == {REPLAYED}
     more = hashes(3000, 3)
-    assert {spent.spend(each, 160_000) for each in more} == {FRESH}
-    assert {spent.spend(each, 170_000) for each in [*late, *more]} == {REPLAYED}
+    assert {spent.spend(each, 170_000) for each in more} == {FRESH}
+    assert {spent.spend(each, 175_000) for each in [*late, *more]} == {REPLAYED}
 
 
 @pytest.mark.threat("T-05")
@@ -183,7 +183,7 @@ def test_a_full_budget_refuses_and_spends_nothing_but_still_knows_replays() -> N
     assert len(known) > 3500
     assert spent.spend(each, 0) is FULL
     assert {spent.spend(one, 0) for one in known} == {REPLAYED}
-    assert spent.spend(each, HORIZON_MS + 10_000) is FRESH
+    assert spent.spend(each, HORIZON_MS + 20_000) is FRESH
 
 
 def test_windows_of_one_worker_share_the_budget() -> None:
