@@ -210,7 +210,10 @@ class Admission:
         return Admitted(
             verified.offset, verified.timestamp, verified.lane_time,
             verified.decided_ms, request.request_id, verified.token.principal, name,
-            job_of(request, s256, limits, ceilings.output_bytes, verified),
+            job_of(
+                request, s256, limits, ceilings.output_bytes, verified.lane_time,
+                verified.value,
+            ),
             verified.salt, verified.body_digest, 2 * len(verified.value) + 512,
             verified.headers, isinstance(ref, InlineModule),
         )  # fmt: skip
@@ -284,9 +287,19 @@ def job_of(
     module_s256: bytes,
     limits: Limits,
     output_bytes: int,
-    verified: Verified,
+    now_ms: int,
+    body: bytes,
 ) -> Job:
-    """Give the sandbox's job for a request; the same for a re-execution."""
+    """Give the sandbox's job for a request; the same for a re-execution.
+
+    Args:
+        request: what was asked.
+        module_s256: digest of the module that it means.
+        limits: effective limits.
+        output_bytes: most output that is kept.
+        now_ms: the guest's frozen clock (the lane's time).
+        body: the record's exact value, which seeds the guest's randomness.
+    """
     invocation = request.invocation
     wasi = None
     if isinstance(invocation, Call):
@@ -298,7 +311,7 @@ def job_of(
         wasi = WasiInput(invocation.args, invocation.env, invocation.files)
     return Job(
         module_s256, kind, _function_of(invocation), payload, limits, output_bytes,
-        verified.lane_time, guest_seed(module_s256, verified.value), wasi,
+        now_ms, guest_seed(module_s256, body), wasi,
     )  # fmt: skip
 
 

@@ -400,15 +400,37 @@ class _Writer:
         by_code[name] = by_code.get(name, 0) + count
 
     def _result(self, entry: Admitted, report: Report) -> ExecutionResult:
-        identity, job = self.identity, entry.job
-        return ExecutionResult(
-            identity.topic, identity.partition, entry.offset, 1, entry.request_id,
-            STATUS_OF[report.code], report.code, report.message, report.trap,
-            job.kind, report.output, report.stderr, report.stdout_truncated,
-            report.stderr_truncated, report.exit_code, report.fuel_consumed,
-            report.fuel_exact, report.memory_bytes, report.duration_us,
-            job.module_s256, identity.engine, entry.salt, identity.log_id, self.seq,
+        identity = self.identity
+        place = ResultPlace(
+            identity.topic, identity.partition, entry.offset, entry.request_id,
+            entry.salt, identity.log_id, self.seq, identity.engine,
         )  # fmt: skip
+        return result_of(place, entry.job, report)
+
+
+class ResultPlace(msgspec.Struct, frozen=True, gc=False):
+    """Where a result belongs: the request's coordinates and its audit event's."""
+
+    topic: str
+    partition: int
+    offset: int
+    request_id: str
+    salt: bytes | None
+    log_id: bytes
+    seq: int
+    engine: str | None
+
+
+def result_of(place: ResultPlace, job: Job, report: Report) -> ExecutionResult:
+    """Give the result of a job that entered the sandbox."""
+    return ExecutionResult(
+        place.topic, place.partition, place.offset, 1, place.request_id,
+        STATUS_OF[report.code], report.code, report.message, report.trap, job.kind,
+        report.output, report.stderr, report.stdout_truncated,
+        report.stderr_truncated, report.exit_code, report.fuel_consumed,
+        report.fuel_exact, report.memory_bytes, report.duration_us, job.module_s256,
+        place.engine, place.salt, place.log_id, place.seq,
+    )  # fmt: skip
 
 
 def safe_message(text: str) -> str:

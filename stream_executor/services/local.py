@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from hashlib import sha256
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from stream_executor.auth.policy import PolicyGrant
 from stream_executor.lane.admission import effective_limits, job_of
-from stream_executor.model.codes import CODES, Code, Status
+from stream_executor.lane.conclusion import ResultPlace, result_of
 from stream_executor.model.errors import MisuseError
-from stream_executor.model.job import InvocationKind, Job, Limits, Report
+from stream_executor.model.job import Limits
 from stream_executor.model.request import InlineModule
 from stream_executor.model.result import ExecutionResult
 from stream_executor.sandbox.config import SandboxConfig
@@ -24,7 +24,6 @@ from stream_executor.sandbox.local import run_once
 from stream_executor.wire.requests import encode_json
 
 if TYPE_CHECKING:
-    from stream_executor.lane.admission import Verified
     from stream_executor.model.request import ExecutionRequest
 
 TOPIC = "local"
@@ -45,13 +44,6 @@ class LocalLimits(msgspec.Struct, frozen=True):
     stack_bytes: int = 1_048_576
 
 
-class _Moment(msgspec.Struct, frozen=True):
-    """What a job takes from a verified record: the clock, and the bytes that seed."""
-
-    lane_time: int
-    value: bytes
-
-
 def run_local(
     request: ExecutionRequest, module: bytes, ceilings: LocalLimits | None = None
 ) -> ExecutionResult:
@@ -69,42 +61,15 @@ def run_local(
     s256 = sha256(module).digest()
     # The seed is of the request's bytes; an inline module would only repeat s256.
     seeding = msgspec.structs.replace(request, module=InlineModule(b""))
-    moment = _Moment(int(time.time() * 1000), encode_json(seeding))
     limits = effective_limits(ceilings.limits, request, PolicyGrant())
-    job = job_of(request, s256, limits, ceilings.output_bytes, cast("Verified", moment))
+    now_ms = time.time_ns() // 1_000_000
+    job = job_of(
+        request, s256, limits, ceilings.output_bytes, now_ms, encode_json(seeding)
+    )
     config = SandboxConfig(children=1, max_stack_bytes=ceilings.stack_bytes)
     reports = run_once([module], [job], config)
     if not reports:
         raise MisuseError("the sandbox gave no report")
-    return _result(request, job, reports[0])
-
-
-def _result(request: ExecutionRequest, job: Job, report: Report) -> ExecutionResult:
-    code = report.code
-    status = Status.SUCCEEDED if code is None else CODES[Code(code)].status
-    return ExecutionResult(
-        topic=TOPIC,
-        partition=0,
-        offset=0,
-        count=1,
-        request_id=request.request_id,
-        status=status.value,
-        code=code,
-        message=report.message,
-        trap=report.trap,
-        kind=int(InvocationKind(job.kind)),
-        output=report.output,
-        stderr=report.stderr,
-        stdout_truncated=report.stdout_truncated,
-        stderr_truncated=report.stderr_truncated,
-        exit_code=report.exit_code,
-        fuel_consumed=report.fuel_consumed,
-        fuel_exact=report.fuel_exact,
-        memory_bytes=report.memory_bytes,
-        duration_us=report.duration_us,
-        module_s256=job.module_s256,
-        engine=None,
-        salt=None,
-        log_id=_LOG_ID,
-        seq=0,
-    )
+    report = reports[0]
+    place = ResultPlace(TOPIC, 0, 0, request.request_id, None, _LOG_ID, 0, None)
+    return result_of(place, job, report)

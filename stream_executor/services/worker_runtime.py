@@ -31,6 +31,7 @@ from stream_executor.kafka.gaps import GapProver
 from stream_executor.kafka.intake import RequestFetcher
 from stream_executor.kafka.membership import GroupMembership, MembershipOptions
 from stream_executor.kafka.reader import PartitionReader
+from stream_executor.kafka.topics import TopicNames, desired
 from stream_executor.kafka.writer import LaneWriter, WriterOptions
 from stream_executor.lane.admission import AdmissionContext
 from stream_executor.lane.admission import Ceilings as AdmissionCeilings
@@ -45,6 +46,7 @@ from stream_executor.model.audit import (
     Seal,
 )
 from stream_executor.model.errors import (
+    BrokerRefusedError,
     ConfigError,
     IntegrityError,
     TransientError,
@@ -158,7 +160,7 @@ class WorkerRuntime:
         """Connect, read the views to their ends, start children, join the group.
 
         Raises:
-            ConfigError: the topics, keys or operator key cannot be worked with.
+            ConfigError: topics, keys or the operator key are not as they must be.
         """
         self._note = "waiting for the brokers"
         await self._retried(self._connect)
@@ -201,7 +203,20 @@ class WorkerRuntime:
         for part in (self._query, self._follow, self.prover, self._fetcher):
             await part.start()
         async with KafkaAdmin(self._connection) as admin:
-            self._cluster_id = (await admin.cluster()).cluster_id
+            cluster = await admin.cluster()
+            self._cluster_id = cluster.cluster_id
+            specs = desired(
+                TopicNames(*msgspec.structs.astuple(self._topics)),
+                partitions=await admin.partition_count(self._topics.requests),
+                brokers=cluster.brokers,
+            )
+            try:
+                tolerable = await admin.check(specs)
+            except BrokerRefusedError as error:
+                log.warning("topics.not_checked", reason=str(error))
+            else:
+                for change in tolerable:
+                    log.warning("topics.differ", difference=str(change))
 
     def _key_source(self) -> KeySource:
         """Settle the audience: the setting's, else what the ceremony said."""

@@ -169,8 +169,9 @@ async def _kill_whoever_runs_it(executor: Executor, *, twice: bool) -> None:
     """SIGKILL the sandbox child that burns CPU; once more when it is tried again."""
     for _ in range(2 if twice else 1):
         async with asyncio.timeout(20):
-            while (pid := await asyncio.to_thread(_busy_child, executor)) is None:
-                await asyncio.sleep(0.05)
+            pid = await asyncio.to_thread(_busy_child, executor)
+            while pid is None:
+                pid = await asyncio.to_thread(_busy_child, executor)
         os.kill(pid, signal.SIGKILL)
 
 

@@ -6,9 +6,12 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
+from stream_executor.audit.chain import ChainHead, leaf_hash
 from stream_executor.audit.segments import SegmentParser
+from stream_executor.lane.conclusion import conclude
 from stream_executor.lane.lane import Lane
 from stream_executor.model.audit import (
     Context,
@@ -32,6 +35,7 @@ from stream_executor.wire.requests import encode_json
 from stream_executor.wire.results import decode_result
 from tests.lane_world import (
     AUDIT,
+    LOG_ID,
     OPERATOR,
     REQUESTS,
     RESULTS,
@@ -62,7 +66,7 @@ def submit(broker: MemoryBroker, number: int = 0) -> int:
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop run until something holds; fail rather than hang."""
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - conditions, not one event
             await asyncio.sleep(0)
 
 
@@ -351,6 +355,40 @@ async def test_a_record_with_its_producers_time_halts_the_lane() -> None:
         assert "LogAppendTime" in lane.reason
 
     assert answers(broker) == {}
+
+
+async def test_a_release_recovers_what_a_later_one_wrote() -> None:
+    """Recovery reads seals and links only: N takes lanes back from N + 1."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    submit(broker, 0)
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 1)
+    head = lane.head
+    assert head is not None
+    # What a later release might write: an event of a schema that this one lacks.
+    unknown = (
+        b"\xc3\x01newevent"
+        + bytes([head.chain.seq << 1])
+        + head.chain.hash
+        + b"whatever it says"
+    )
+    tail = ChainHead(head.chain.seq + 1, leaf_hash(unknown))
+    later = msgspec.structs.replace(head, chain=tail)
+    identity = world.identity(0, LOG_ID, 2, 1 << 16)
+    transaction = conclude(identity, world.process_key, later, (), ())
+    broker.append(AUDIT, 0, unknown)
+    broker.append(AUDIT, 0, transaction.audit[0])
+
+    second = MemoryWorld(broker)
+    submit(broker, 1)
+    async with owned(second) as lane:
+        feed(second, lane)
+        await until(lambda: len(answers(broker)) == 2)
+
+    assert lane.term == 3
+    assert answers(broker) == {0: "SUCCEEDED", 1: "SUCCEEDED"}
 
 
 async def test_a_control_change_is_written_before_what_it_decides() -> None:
