@@ -45,6 +45,7 @@ PublicKey = Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey
 Verify = Callable[[bytes, bytes], bool]
 
 _KEY_ID_TAG = b"wx/key/v1"
+_SECRET_ID_BYTES = 4
 _MAX_REMEMBERED_HEADERS = 64
 _DEFAULTS = get_default_algorithms()
 SCHEMES: dict[str, Algorithm] = {
@@ -231,8 +232,13 @@ def secret_key(secret: bytes, scope: Scope) -> VerificationKey:
         ConfigError: the secret is weak (``validate_secret``).
     """
     validate_secret(secret)
-    key_id = hmac.digest(secret, _KEY_ID_TAG, "sha256")[:4].hex()
+    key_id = secret_key_id(secret)
     return _key(HMAC_ALGORITHM, key_id, key_id, scope, _hmac_verifier(secret))
+
+
+def secret_key_id(secret: bytes) -> str:
+    """Name a secret in eight hex digits: the start of a MAC under it."""
+    return hmac.digest(secret, _KEY_ID_TAG, "sha256")[:_SECRET_ID_BYTES].hex()
 
 
 def public_key(
