@@ -136,7 +136,7 @@ class Appender:
         if producer is None:
             return
         if self._failed:
-            await discard(producer, _CLOSE_DEADLINE_S)
+            await asyncio.wait([discard(producer)], timeout=_CLOSE_DEADLINE_S)
         else:
             await within(_CLOSE_DEADLINE_S, producer.stop())
 

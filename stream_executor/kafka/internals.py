@@ -110,18 +110,22 @@ def watch(producer: AIOKafkaProducer, doubt: Callable[[str], None]) -> None:
     producer.client.send = watched
 
 
-async def discard(producer: AIOKafkaProducer, deadline_s: float) -> None:
-    """Drop a producer without flushing, aborting or committing anything.
+def discard(producer: AIOKafkaProducer) -> asyncio.Task[None]:
+    """Drop a producer without flushing, aborting or committing anything; at once.
 
     Its connections are closed first, so that nothing more of it reaches a broker and
-    its own tasks fail at once instead of retrying. What has not ended within the
-    deadline goes on in the background and is harmless: the next fence refuses it.
+    its own tasks fail instead of retrying. Left alone it would go on to send what was
+    under way as soon as the broker is back.
+
+    Returns:
+        The clean-up, to be awaited for as long as the caller likes; it raises nothing
+        and ends by itself.
     """
     producer._closed = True  # noqa: SLF001  # or its destructor complains
     task = asyncio.create_task(_bury(producer))
     _lingering.add(task)
-    task.add_done_callback(_lingering.discard)
-    await asyncio.wait([task], timeout=deadline_s)
+    task.add_done_callback(_forget)
+    return task
 
 
 async def _bury(producer: AIOKafkaProducer) -> None:

@@ -116,6 +116,7 @@ class LaneWriter:
         self._partition = partition
         self._options = options
         self._producer: AIOKafkaProducer | None = None
+        self._burial: asyncio.Task[None] | None = None
         self._fenced = False
         self._doubt = asyncio.Event()
         self._taint: str | None = None
@@ -157,7 +158,7 @@ class LaneWriter:
                 ``unknown_topic`` if a topic lacks this partition.
             MisuseError: called before.
         """
-        if self._producer is not None or self._fenced:
+        if self._producer is not None or self._fenced or self._taint is not None:
             raise MisuseError("a lane writer fences once; make a new one")
         options = self._options
         producer = AIOKafkaProducer(
@@ -180,6 +181,7 @@ class LaneWriter:
                         await self._require_partition(producer, topic)
         except BaseException as error:
             self._taint_with(f"fence: {error!r}")
+            self._drop()
             raise
         self._fenced = True
 
@@ -226,6 +228,7 @@ class LaneWriter:
                     )
         except BaseException as error:
             self._taint_with(f"commit: {error!r}")
+            self._drop()
             raise
 
     async def close(self) -> None:
@@ -234,13 +237,13 @@ class LaneWriter:
         An open transaction is left for the next fence to abort: aborting it ourselves
         would race with whatever made us stop.
         """
-        producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        if self._taint is None:
-            await within(self._options.close_deadline_s, producer.stop())
-        else:
-            await discard(producer, self._options.close_deadline_s)
+        deadline_s = self._options.close_deadline_s
+        if self._taint is None and self._producer is not None:
+            producer, self._producer = self._producer, None
+            await within(deadline_s, producer.stop())
+        self._drop()
+        if self._burial is not None:
+            await asyncio.wait([self._burial], timeout=deadline_s)
 
     # -- one transaction --------------------------------------------------------------
 
@@ -304,6 +307,12 @@ class LaneWriter:
         for _, full in filled:
             full.close()
         return filled
+
+    def _drop(self) -> None:
+        """Let the producer send nothing more, from this moment on."""
+        if self._producer is not None:
+            self._burial = discard(self._producer)
+            self._producer = None
 
     # -- doubt ------------------------------------------------------------------------
 
