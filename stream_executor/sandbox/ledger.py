@@ -120,7 +120,8 @@ class Ledger:
                 self.frames[0].since = now
             else:
                 self.cut = self.exclusive = False
-        return _deliveries(frame, first, min(last, frame.keep), reply.reports)
+        wanted = max(first, min(last, frame.keep))
+        return _deliveries(frame, first, wanted, reply.reports)
 
     def current(self, marker: int) -> int:
         """Give the index in the oldest frame of the job that the child is at.
@@ -157,7 +158,8 @@ class Ledger:
         frame, *later = self.frames
         index = min(self.current(marker), len(frame.jobs) - 1)
         crashed = killed_for is None
-        blame = index < frame.keep and (crashed or frame.number + index == killed_for)
+        blame = frame.reported <= index < frame.keep
+        blame = blame and (crashed or frame.number + index == killed_for)
         if blame:
             again = frame.between(frame.reported, index)
             again += frame.between(index + 1, frame.keep)
