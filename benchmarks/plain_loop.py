@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _FUEL: Final = 5_000_000
 _MEMORY_BYTES: Final = 64 << 20
-_REQUIRED: Final = {"require": ["exp", "iat", "aud", "iss", "sub", "jti"]}
+_REQUIRED: Final[Any] = {"require": ["exp", "iat", "aud", "iss", "sub", "jti"]}
 _MAX_APPEND_AGE_S: Final = 120
 _POLL_MS: Final = 100
 

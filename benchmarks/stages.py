@@ -246,20 +246,16 @@ def admission_costs(bench: Bench) -> list[Cost]:
         costs.append(
             Cost(
                 f"verify token {algorithm}",
-                bench.us(lambda records=records: _verify(bench, records)),
-                bench.us(lambda p=plain, a=algorithm: _plain_verify(bench, a, p)),
+                bench.us(partial(_verify, bench, records)),
+                bench.us(partial(_plain_verify, bench, algorithm, plain)),
             )
         )
     records = bench.records("HS256", GUESTS["add"])
     costs.append(Cost("replay window", bench.us(lambda: _spend(bench.count))))
     for name, avro in (("JSON", False), ("Avro", True)):
         bodies = [body(GUESTS["add"], f"r-{n}", avro=avro) for n in range(bench.count)]
-        costs.append(
-            Cost(
-                f"decode request {name}",
-                bench.us(lambda b=bodies: [decode_request(value) for value in b]),
-            )
-        )
+        decode_all = partial(_each, decode_request, bodies)
+        costs.append(Cost(f"decode request {name}", bench.us(decode_all)))
     costs.append(Cost("admit, all of it", bench.us(lambda: bench.admit(records))))
     return costs
 
@@ -318,6 +314,11 @@ def guest_costs(bench: Bench) -> list[Cost]:
         )  # fmt: skip
         loaded.close()
     return costs
+
+
+def _each(work: Callable[[bytes], object], values: list[bytes]) -> None:
+    for value in values:
+        work(value)
 
 
 def _repeat(count: int, work: Callable[..., object], *args: object) -> None:
