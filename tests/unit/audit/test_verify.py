@@ -70,6 +70,7 @@ def test_every_finding_code_has_its_meaning() -> None:
 # What others do to the topic.
 
 
+@pytest.mark.threat("T-12")
 @pytest.mark.parametrize("at", range(1, 25))
 def test_a_flipped_bit_is_found_at_its_offset(at: int) -> None:
     log = honest_log()
@@ -98,6 +99,7 @@ def test_a_deleted_genesis_is_found() -> None:
     assert F.GENESIS_MISSING in codes(verify([], log.control.view))
 
 
+@pytest.mark.threat("T-12")
 @pytest.mark.parametrize("at", range(1, 24))
 def test_a_deleted_leaf_is_found_where_it_is_missing(at: int) -> None:
     log = honest_log()
@@ -107,6 +109,7 @@ def test_a_deleted_leaf_is_found_where_it_is_missing(at: int) -> None:
     assert missing[0].offset == at, "the leaf after it, which moved up by one"
 
 
+@pytest.mark.threat("T-12")
 @pytest.mark.parametrize("at", range(1, 23))
 def test_two_swapped_leaves_are_found(at: int) -> None:
     log = honest_log()
@@ -118,6 +121,7 @@ def test_two_swapped_leaves_are_found(at: int) -> None:
     assert offsets & {at, at + 1, at + 2}, found(report)
 
 
+@pytest.mark.threat("T-12")
 @pytest.mark.parametrize("at", range(25))
 def test_a_duplicated_record_is_foreign_and_harmless(at: int) -> None:
     log = honest_log()
@@ -151,6 +155,7 @@ def test_what_no_checkpoint_covers_is_an_unanchored_tail() -> None:
     assert (report.verdict, report.unanchored) == (Verdict.OK_WITH_TAIL, 5)
 
 
+@pytest.mark.threat("T-13")
 def test_records_spliced_in_from_another_partition_are_foreign() -> None:
     log, other = honest_log(), honest_log(name="other", partition=1)
     records = log.records[:8] + other.records + log.records[8:]
@@ -177,6 +182,7 @@ def test_a_megabyte_of_ff_costs_nothing() -> None:
     assert (report.verdict, report.foreign) == (Verdict.OK, [len(log.records)])
 
 
+@pytest.mark.threat("T-13")
 def test_a_copied_old_seal_is_foreign_and_halts_nothing() -> None:
     log = honest_log()
     at = seals(log)[1]
@@ -192,6 +198,7 @@ def forged(log: LogBuilder, **more: Any) -> bytes:
     return log.seal(**more)
 
 
+@pytest.mark.threat("T-13")
 def test_a_seal_under_ones_own_key_is_found() -> None:
     log = honest_log()
     stranger = key_of("stranger")
@@ -216,6 +223,7 @@ def test_a_seal_dated_before_1970_is_found_and_does_not_crash() -> None:
     assert found(log.verify()) == [(F.SEAL_FORGED, len(log.records) - 1)]
 
 
+@pytest.mark.threat("T-13")
 def test_a_seal_under_a_retired_fleet_key_is_found() -> None:
     log = LogBuilder()
     log.acquire()
@@ -252,6 +260,7 @@ def test_a_fleet_key_enrolled_later_takes_over() -> None:
     assert log.verify().verdict is Verdict.OK
 
 
+@pytest.mark.threat("T-13")
 def test_a_genesis_of_another_operator_is_no_root() -> None:
     log = honest_log()
     genesis: Genesis = CODECS[Genesis].decode(log.records[0])

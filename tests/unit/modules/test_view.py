@@ -95,7 +95,7 @@ def test_an_offset_taken_twice_is_our_bug() -> None:
 # Attacks.
 
 
-@pytest.mark.threat("B3")
+@pytest.mark.threat("T-15")
 def test_a_replayed_deny_removed_undoes_nothing() -> None:
     control = Control()
     control.add(control.administrator.deny(DenySubject.SUB, "bob", "left"))
@@ -106,6 +106,7 @@ def test_a_replayed_deny_removed_undoes_nothing() -> None:
     assert control.view.denied.sub == {"bob"}
 
 
+@pytest.mark.threat("T-15")
 def test_every_record_replayed_is_ignored() -> None:
     control = Control()
     for value in list(control.values):
@@ -120,6 +121,7 @@ def test_a_record_far_ahead_is_ignored() -> None:
     ignored(control, later, Reason.AHEAD)
 
 
+@pytest.mark.threat("T-15")
 def test_a_record_that_follows_another_head_is_ignored() -> None:
     """Two Administrators at once: the first one in the log wins."""
     control = Control()
@@ -168,6 +170,7 @@ def test_only_administrators_and_the_operator_publish(signer: Any) -> None:
     control.add(publication(control, OPERATOR))
 
 
+@pytest.mark.threat("T-15")
 def test_an_administrator_after_retirement_says_nothing_more() -> None:
     control = Control()
     control.add(publication(control, ADMINISTRATOR))
@@ -180,6 +183,7 @@ def test_an_administrator_after_retirement_says_nothing_more() -> None:
     assert control.view.resolve(ADD) is not None, "what was said before stays said"
 
 
+@pytest.mark.threat("T-15")
 def test_a_retired_key_is_not_enrolled_again() -> None:
     control = Control()
     orders = control.operator
@@ -207,6 +211,7 @@ def test_key_validity_is_by_control_offset() -> None:
     assert view.key_valid(KeyPurpose.NOTARY, public_bytes(NOTARY), 4)
 
 
+@pytest.mark.threat("T-15")
 def test_republication_with_another_digest_is_ignored() -> None:
     control = Control()
     control.add(publication(control, ADMINISTRATOR))
