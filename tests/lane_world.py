@@ -175,6 +175,9 @@ class MemoryWorld:
             )  # fmt: skip
         return self._context
 
+    def refresh_keys(self, context: AdmissionContext) -> None:
+        """There is nowhere to look."""
+
     def control(self, value: bytes) -> None:
         """Say something as an operator."""
         self.view.apply(self.view.next_offset, 1, value)

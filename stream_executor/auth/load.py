@@ -157,6 +157,12 @@ class KeySource:
         async with self._turn:
             await self._load()
 
+    def may_refresh(self, seen: KeySet) -> bool:
+        """Tell whether ``refresh_for_unknown_key`` would look again, or has."""
+        if self._path is None and self._url is None:
+            return False
+        return self._current is not seen or self._clock() >= self._next_miss_s
+
     async def refresh_for_unknown_key(self, seen: KeySet) -> bool:
         """A token named a key that ``seen`` does not have: look again, if it is time.
 

@@ -45,11 +45,13 @@ from stream_executor.lane.entries import (
 from stream_executor.lane.pace import CommitPace
 from stream_executor.lane.recovery import Expected, Recovered, recover
 from stream_executor.lane.window import InFlightWindow
+from stream_executor.model.codes import Code
 from stream_executor.model.errors import (
     BrokerRefusedError,
     ExecutorError,
     FencedError,
     IntegrityError,
+    MalformedError,
     TransientError,
 )
 from stream_executor.model.lanes import LaneState
@@ -71,6 +73,8 @@ if TYPE_CHECKING:
     from stream_executor.model.job import Job, Report
     from stream_executor.model.record import Record
 
+# Jobs and their slots, by issuer: one issuer a batch.
+Jobs = dict[str, tuple[list["Job"], list[int]]]
 # A position that moved over markers alone is sealed when the lane is otherwise idle.
 QUIET_SEAL_S = 10.0
 _RETRY_S = (0.05, 0.2, 1.0, 3.0)
@@ -153,6 +157,10 @@ class LaneWorld(Protocol):
 
     def context(self) -> AdmissionContext:
         """Give what decisions rest on; the same object until it changes."""
+        ...
+
+    def refresh_keys(self, context: AdmissionContext) -> Awaitable[None] | None:
+        """Give what to await before an unknown key is final; None if it is."""
         ...
 
     def now_ms(self) -> int:
@@ -277,6 +285,7 @@ class Lane:
                 self._task.cancel()
                 await asyncio.wait({self._task}, timeout=5.0)
         self._forget()
+        await self._close_writer()
         self._become(LaneState.RELEASING, reason)
 
     async def _live(self) -> None:
@@ -287,9 +296,11 @@ class Lane:
             except FencedError as error:
                 self._become(LaneState.WAITING, str(error))
                 wait_s = _FENCED_RETRY_S
-            except IntegrityError as error:
+            except (IntegrityError, MalformedError) as error:
+                # Bytes that nobody can read are no less wrong than a broken chain.
                 self._become(LaneState.HALTED, str(error))
                 self._world.failed(self, error)
+                self._forget()
                 await self._close_writer()
                 return
             except BrokerRefusedError as error:
@@ -322,7 +333,8 @@ class Lane:
         if self.state is LaneState.WAITING:
             self._reassigned.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._reassigned.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._reassigned.wait()
         else:
             await asyncio.sleep(wait_s)
         self._become(LaneState.ACQUIRING, self.reason)
@@ -400,41 +412,55 @@ class Lane:
 
     def _admit_inbox(self) -> None:
         """Admit until the inbox is empty or something must be waited for (5, 6)."""
-        world, admission, inbox = self._world, self._admission, self.inbox
+        admission, inbox = self._admission, self.inbox
         if admission is None:
             return
-        context = world.context()
+        context = self._world.context()
         if context is not self._context:
             self._note_context(context)
-        now_ms = world.now_ms()
-        jobs: dict[str, tuple[list[Job], list[int]]] = {}
+        now_ms = self._world.now_ms()
+        jobs: Jobs = {}
         try:
-            while inbox:
-                record = inbox[0]
-                if record.offset != self.expected:
-                    if record.offset < self.expected:
-                        self._pop_inbox()
-                        continue
-                    self._wait_for(self._prove(record.offset))
-                    break
-                decision = admission.verify(record, context, now_ms)
-                if isinstance(decision, Verified):
-                    placed = admission.place_module(
-                        decision, context, view_confirmed=False
-                    )
-                    if placed is None:
-                        self._wait_for(self._place_later(decision))
-                        break
-                    self._add(placed, decision, jobs)
-                else:
-                    self._add(decision, None, jobs)
-                self._pop_inbox()
+            while inbox and self._admit_next(admission, context, now_ms, jobs):
+                pass
         except IntegrityError as error:
             self._fail(error)
             return
         self._submit(jobs)
         if self.window.finished:
             self._wake.set()
+
+    def _admit_next(
+        self,
+        admission: Admission,
+        context: AdmissionContext,
+        now_ms: int,
+        jobs: Jobs,
+    ) -> bool:
+        """Admit the first record of the inbox; False if it must wait."""
+        record = self.inbox[0]
+        if record.offset != self.expected:
+            if record.offset > self.expected:
+                self._wait_for(self._prove(record.offset))
+                return False
+            self._pop_inbox()  # fetched once more, answered already
+            return True
+        decision = admission.verify(record, context, now_ms)
+        if isinstance(decision, Verified):
+            placed = admission.place_module(decision, context, view_confirmed=False)
+            if placed is None:
+                self._wait_for(self._place_later(decision))
+                return False
+            self._add(placed, decision, jobs)
+        else:
+            if decision.code == Code.AUTH_UNKNOWN_KEY:
+                refresh = self._world.refresh_keys(context)
+                if refresh is not None:  # a key published a moment ago: look again
+                    self._wait_for(refresh)
+                    return False
+            self._add(decision, None, jobs)
+        self._pop_inbox()
+        return True
 
     def _pop_inbox(self) -> None:
         self._inbox_bytes -= len(self.inbox.popleft().value or b"")
@@ -443,7 +469,7 @@ class Lane:
         self,
         entry: Admitted | Refused,
         verified: Verified | None,
-        jobs: dict[str, tuple[list[Job], list[int]]],
+        jobs: Jobs,
     ) -> None:
         slot = self.window.add(entry)
         self.expected = entry.offset + 1
@@ -459,7 +485,7 @@ class Lane:
         of_issuer[0].append(entry.job)
         of_issuer[1].append(slot)
 
-    def _submit(self, jobs: dict[str, tuple[list[Job], list[int]]]) -> None:
+    def _submit(self, jobs: Jobs) -> None:
         for issuer, (batch, slots) in jobs.items():
             self._world.sandbox.submit(
                 issuer, batch, partial(self._reported, self._generation, slots)
@@ -510,7 +536,7 @@ class Lane:
             self._note_context(context)
         placed = self._admission.place_module(verified, context, view_confirmed=True)
         assert placed is not None  # noqa: S101 - a confirmed view always decides
-        jobs: dict[str, tuple[list[Job], list[int]]] = {}
+        jobs: Jobs = {}
         self._add(placed, verified, jobs)
         self._pop_inbox()
         self._submit(jobs)
@@ -563,7 +589,8 @@ class Lane:
     async def _wait_for_work(self) -> None:
         timeout_s = QUIET_SEAL_S if self._quiet_since is not None else None
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
         self._wake.clear()
         if self._failure is not None:
             raise self._failure

@@ -53,21 +53,21 @@ def main() -> None:
 async def _run(orders: WorkerOrders) -> int:
     tally = Tally()
     reports = ReportWriter(orders.report_fd, tally)
-    runtime = WorkerRuntime(orders, tally)
-    loop = asyncio.get_running_loop()
     drain = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
-
-    def reload(order: Reload) -> None:
-        configure_logs(order.log_level)
-        runtime.reload()
-
-    # An abandoned worker is as good as killed: no drain, the next owner recovers.
-    lifeline = asyncio.create_task(follow_supervisor(reload))
-    lifeline.add_done_callback(lambda _: None if drain.is_set() else os._exit(0))
+    lifeline: asyncio.Task[None] | None = None
     try:
+        runtime = WorkerRuntime(orders, tally)
+
+        def reload(order: Reload) -> None:
+            configure_logs(order.log_level)
+            runtime.reload()
+
+        lifeline = asyncio.create_task(follow_supervisor(reload))
+        lifeline.add_done_callback(lambda task: _abandoned(task, drain))
         await _until_drained(runtime, reports, drain)
     except ConfigError as error:
         reports.fault(str(error))
@@ -81,7 +81,14 @@ async def _run(orders: WorkerOrders) -> int:
     else:
         return 0
     finally:
-        lifeline.cancel()
+        if lifeline is not None:
+            lifeline.cancel()
+
+
+def _abandoned(lifeline: asyncio.Task[None], drain: asyncio.Event) -> None:
+    """End at once without a supervisor: as good as killed, the next owner recovers."""
+    if not lifeline.cancelled() and not drain.is_set():
+        os._exit(0)
 
 
 async def _until_drained(

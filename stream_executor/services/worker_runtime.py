@@ -49,6 +49,7 @@ from stream_executor.model.errors import (
     BrokerRefusedError,
     ConfigError,
     IntegrityError,
+    MalformedError,
     TransientError,
     UnavailableError,
 )
@@ -129,6 +130,7 @@ class WorkerRuntime:
         )
         self.sandbox = SandboxPool(_sandbox_config(orders), self._load_module)
         self._keys: KeySource | None = None
+        self._audience = ""
         self._profile = TokenProfile(
             settings.tokens.max_lifetime_s, settings.tokens.max_append_age_s
         )
@@ -222,8 +224,8 @@ class WorkerRuntime:
         """Settle the audience: the setting's, else what the ceremony said."""
         settings = self._orders.settings
         rules = settings.tokens
-        if rules.audience is None:
-            rules = msgspec.structs.replace(rules, audience=self.view.audience)
+        self._audience = rules.audience or self.view.audience
+        rules = msgspec.structs.replace(rules, audience=self._audience)
         return KeySource.from_rules(rules, settings.secrets)
 
     async def _retried(self, step: Callable[[], Awaitable[object]]) -> None:
@@ -349,7 +351,8 @@ class WorkerRuntime:
     async def _idle(self) -> None:
         self._work_to_fetch.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._work_to_fetch.wait(), 0.5)
+            async with asyncio.timeout(0.5):
+                await self._work_to_fetch.wait()
 
     def _place_positions(self) -> set[int]:
         """Give the fetcher every running lane, each at the lane's own position."""
@@ -479,6 +482,15 @@ class WorkerRuntime:
             )  # fmt: skip
         return context
 
+    def refresh_keys(self, context: AdmissionContext) -> Awaitable[None] | None:
+        """Look for new keys before an unknown one is final, if it is time."""
+        if self._keys is None or not self._keys.may_refresh(context.keys):
+            return None
+        return self._refresh_keys(self._keys, context)
+
+    async def _refresh_keys(self, keys: KeySource, context: AdmissionContext) -> None:
+        await keys.refresh_for_unknown_key(context.keys)
+
     def _control_changed(self) -> None:
         self._context = None
 
@@ -542,7 +554,8 @@ class WorkerRuntime:
     def failed(self, lane: Lane, error: BaseException) -> None:
         """Log a lane that halts; a bug of ours ends the worker."""
         log.error("lane.halted", partition=lane.partition, reason=str(error))
-        if not isinstance(error, IntegrityError) and not self.failure.done():
+        known = isinstance(error, IntegrityError | MalformedError)
+        if not known and not self.failure.done():
             self.failure.set_exception(error)
 
     # -- reporting ----------------------------------------------------------------
@@ -595,6 +608,7 @@ class WorkerRuntime:
             audit_writable=not lanes
             or any(lane.state is not LaneState.BLOCKED for lane in lanes),
             note=self._note,
+            audience=self._audience,
             engine=self.sandbox.engine if self._ready else "",
             hardening=tuple(self.sandbox.hardening) if self._ready else (),
             lanes=lanes,
