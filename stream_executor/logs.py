@@ -85,8 +85,13 @@ class _LibraryHandler(logging.Handler):
     """Makes a library's message one event named ``library``."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        level = record.levelno
+        if record.name.startswith("aiokafka"):
+            # It calls an error what it mends itself (a coordinator that is not there
+            # yet); what it cannot mend reaches us as an exception.
+            level = min(level, logging.WARNING)
         structlog.get_logger().log(
-            record.levelno,
+            level,
             "library",
             # uvicorn calls the logger of everything `uvicorn.error`.
             source=record.name.removesuffix(".error"),

@@ -70,7 +70,7 @@ CODES: dict[Code, CodeEntry] = {
     Code.INVALID_REQUEST: CodeEntry(
         Status.REJECTED,
         "The record's value is not a valid ExecutionRequest.",
-        "Compare the value with schemas/ExecutionRequest.avsc or the JSON form in "
+        "Compare the value with schemas/ExecutionRequest.v1.avsc or the JSON form in "
         "docs/wire-format.md; unknown and repeated fields are refused.",
     ),
     Code.INVALID_WASM: CodeEntry(

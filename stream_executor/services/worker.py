@@ -137,7 +137,7 @@ def _settle_memory() -> None:
     """Take what start-up made out of the collector's sight, once.
 
     Requests make no cycles; scanning everything that lives for ever costs a worker
-    7 % of its CPU (docs/adr, performance).
+    7 % of its CPU (docs/performance.md).
     """
     global _settled  # noqa: PLW0603 - once a process
     if not _settled:
