@@ -46,7 +46,7 @@ def test_the_code_gives_the_vectors(generator: ModuleType) -> None:
 
 
 def test_a_reader_without_our_code_agrees() -> None:
-    """Written from the document, with hashlib and cryptography alone."""
+    """It follows the document, with hashlib and cryptography alone."""
     program = VECTORS / "verify_independently.py"
     assert "stream_executor" not in program.read_text(encoding="utf-8")
     done = subprocess.run(

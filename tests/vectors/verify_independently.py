@@ -1,7 +1,7 @@
 """Check ``wire.json`` without the code under test: hashlib, cryptography, json.
 
-Written from ``docs/wire-format.md`` alone. It shares no line with the package, so
-what both agree on is the format and not a common mistake. Prints one line a vector;
+It follows ``docs/wire-format.md`` and shares no line with the package, so what both
+agree on is the format and not a slip in one of them. Prints one line a vector;
 exit code 1 on the first disagreement.
 
     python tests/vectors/verify_independently.py
