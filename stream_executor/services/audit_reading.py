@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
 
@@ -37,6 +37,16 @@ POLL_S = 0.5
 _LOOK_BACK = 1_024
 
 
+class TimedLogReader(LogReader, Protocol):
+    """A reader that also finds records by time (``kafka.reader.PartitionReader``)."""
+
+    async def offset_for_time(
+        self, topic: str, partition: int, timestamp_ms: int
+    ) -> int | None:
+        """Give the first offset at or after a time; None if there is none."""
+        ...
+
+
 class AuditSource(msgspec.Struct, frozen=True):
     """Where to read and whom to believe.
 
@@ -47,7 +57,7 @@ class AuditSource(msgspec.Struct, frozen=True):
         cluster_id: Kafka cluster id that genesis must name; None is not compared.
     """
 
-    reader: LogReader
+    reader: TimedLogReader
     topics: TopicNames
     operator_key: bytes
     cluster_id: str | None = None

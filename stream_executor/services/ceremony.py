@@ -259,11 +259,13 @@ class _Ceremony:
         end = await reader.end_offset(topics.audit, partition)
         where = f"{topics.audit}-{partition}"
         async for records in reader.read(topics.audit, partition, begin, end):
-            operator_key = public_bytes(self._keys.operator)
-            genesis = verify_genesis(
-                records[0].value or b"", operator_key, self._place(partition, count)
-            )
-            return genesis.log_id
+            for first in records:
+                genesis = verify_genesis(
+                    first.value or b"",
+                    public_bytes(self._keys.operator),
+                    self._place(partition, count),
+                )
+                return genesis.log_id
         if end > 0:
             message = f"{where} ends at {end} and holds nothing: its log was deleted"
             await self._refuse_unless_continued(partition, message)

@@ -31,12 +31,6 @@ class LogReader(Protocol):
         """Give the end, undecided records included."""
         ...
 
-    async def offset_for_time(
-        self, topic: str, partition: int, timestamp_ms: int
-    ) -> int | None:
-        """Give the first offset at or after a time; None if there is none."""
-        ...
-
     def read(
         self, topic: str, partition: int, start: int, end: int
     ) -> AsyncIterator[Sequence[Record]]:

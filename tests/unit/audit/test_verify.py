@@ -18,6 +18,7 @@ from stream_executor.model.record import Range
 from stream_executor.wire.avro import CODECS, class_of
 from tests.audit_logs import (
     FLEET,
+    OPERATOR,
     OTHER_FLEET,
     LogBuilder,
     honest_log,
@@ -457,6 +458,62 @@ def test_a_control_record_as_a_leaf_is_found() -> None:
     log.leaf(log.control.values[0])
     log.seal()
     assert F.LEAF_MISNUMBERED in codes(log.verify())
+
+
+def in_a_transaction(value: Callable[[LogBuilder], bytes]) -> LogBuilder:
+    log = honest_log()
+    log.open_transaction()
+    log.leaf(value(log))
+    log.seal()
+    return log
+
+
+def test_a_leaf_of_an_unknown_schema_is_found_and_the_chain_goes_on() -> None:
+    def later_release(log: LogBuilder) -> bytes:
+        seq = bytes([log.chain.seq << 1])  # a zigzag varint below 64
+        return b"\xc3\x01laterfmt" + seq + log.chain.hash + b"whatever"
+
+    log = in_a_transaction(later_release)
+    report = log.verify()
+    assert found(report) == [(F.LEAF_UNDECODABLE, len(log.records) - 2)]
+    assert report.size == len(log.records)
+
+
+def test_a_second_genesis_in_the_chain_is_found() -> None:
+    def second(log: LogBuilder) -> bytes:
+        genesis: Genesis = CODECS[Genesis].decode(log.records[0])
+        again = msgspec.structs.replace(genesis, seq=log.chain.seq, prev=log.chain.hash)
+        return signed(again, OPERATOR)
+
+    log = in_a_transaction(second)
+    assert found(log.verify()) == [(F.LEAF_UNEXPECTED, len(log.records) - 2)]
+
+
+def test_a_leaf_too_short_to_be_one_is_found() -> None:
+    log = in_a_transaction(lambda _: b"short")
+    assert (F.LEAF_MISNUMBERED, len(log.records) - 2) in found(log.verify())
+
+
+def test_a_term_sealed_under_another_key_than_it_announced_is_found() -> None:
+    log = honest_log()
+    log.open_transaction()
+    log.acquire_leaf()
+    log.seal(process=key_of("some other process"))
+    assert (F.PROCESS_KEY_WRONG, len(log.records) - 1) in found(log.verify())
+
+
+def test_a_resume_that_embeds_no_order_is_found() -> None:
+    log = honest_log()
+    log.resume(b"no order", log.next)
+    assert (F.RESUME_UNFOUNDED, len(log.records) - 2) in found(log.verify())
+
+
+def test_a_trap_kind_without_a_trap_is_found() -> None:
+    log = honest_log()
+    log.open_transaction()
+    log.failed("timeout", trap="unreachable")
+    log.seal()
+    assert codes(log.verify()) == {F.STATUS_WRONG}
 
 
 def test_findings_do_not_hide_what_comes_after_them() -> None:

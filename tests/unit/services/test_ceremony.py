@@ -184,6 +184,41 @@ async def test_another_clusters_log_is_refused(keys: CeremonyKeys) -> None:
         await perform(deployment, keys, topic, topic, lambda: 7)
 
 
+async def test_another_clusters_control_chain_is_refused(keys: CeremonyKeys) -> None:
+    topic = Topic()
+    await begin(topic, keys)
+    for partition in range(2):
+        del topic.logs[TOPICS.audit, partition]
+    deployment = Deployment("prod", "cluster-2", TOPICS)
+    with pytest.raises(IntegrityError, match="was begun on cluster cluster-1"):
+        await perform(deployment, keys, topic, topic, lambda: 7)
+
+
+async def test_an_audit_log_that_was_deleted_is_not_begun_anew_silently(
+    keys: CeremonyKeys,
+) -> None:
+    class Emptied(Topic):
+        async def begin_offset(self, topic: str, partition: int) -> int:
+            return await self.end_offset(topic, partition)
+
+    topic = Emptied()
+    topic.log(TOPICS.audit, 0).append(b"deleted")
+    with pytest.raises(IntegrityError, match="holds nothing: its log was deleted"):
+        await begin(topic, keys)
+
+
+async def test_of_two_geneses_at_once_the_first_counts(keys: CeremonyKeys) -> None:
+    rival = Topic()
+    theirs = await begin(rival, keys)
+    topic = Topic(partitions=1)
+    topic.logs[TOPICS.control, 0] = list(rival.log(TOPICS.control, 0))
+    first = rival.log(TOPICS.audit, 0)[0]
+    topic.before_append = lambda: topic.log(TOPICS.audit, 0).append(first)
+    report = await begin(topic, keys)
+    assert report.log_ids == theirs.log_ids[:1]
+    assert report.done == []
+
+
 async def test_a_lost_audit_log_is_not_begun_anew_silently(keys: CeremonyKeys) -> None:
     topic = Topic()
     await begin(topic, keys)
