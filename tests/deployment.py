@@ -155,10 +155,22 @@ class TestDeployment:
             )
         return s256
 
+    async def command(self, *arguments: str) -> tuple[int, str, str]:
+        """Run `wasm-executor ...` with this deployment's settings."""
+        process = await asyncio.create_subprocess_exec(
+            Path(sys.executable).with_name("wasm-executor"),
+            *arguments,
+            env={"PATH": os.environ["PATH"], **self.settings},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        return process.returncode or 0, out.decode(), err.decode()
+
     async def configure(self, topic: str, name: str, value: str) -> None:
         """Change a topic's setting, as somebody with the rights could."""
         async with KafkaAdmin(self.connection) as admin:
-            await admin._configure([(topic, name, value)])  # noqa: SLF001
+            await admin._configure([(topic, name, value)])
 
     def start(self, **settings: str) -> Executor:
         """Start one executor process; give it before it is ready."""

@@ -10,7 +10,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from stream_executor.model.errors import TransientError, UnavailableError
+from stream_executor.model.errors import (
+    ConfigError,
+    IntegrityError,
+    TransientError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +68,7 @@ class ControlFollower:
         """Follow for ever; broker trouble is waited out, bad operator keys raise.
 
         Raises:
-            IntegrityError: the topic was begun under another operator's key.
+            ConfigError: the topic was begun under another operator's key.
         """
         while True:
             try:
@@ -82,6 +87,12 @@ class ControlFollower:
                         self._moved.notify_all()
             except TransientError:
                 await asyncio.sleep(_RETRY_S)
+            except IntegrityError as error:
+                message = (
+                    f"{error}; set WASM_EXECUTOR_OPERATOR_PUBLIC_KEY to the key that "
+                    "`wasm-executor init` printed for this deployment"
+                )
+                raise ConfigError(message) from error
 
     async def confirm(self) -> None:
         """Return once the view has passed what is now the topic's end.

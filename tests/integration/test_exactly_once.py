@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
 
@@ -87,6 +88,15 @@ def results_are_right(history: History) -> None:
         assert [value for _, value, _ in unpack(result.output)] == [number + 1]
 
 
+async def verifies(made: TestDeployment, requests: int) -> None:
+    """`audit verify` finds chain, seals, completeness, gaps and results in order."""
+    code, out, err = await made.command("audit", "verify", "--json")
+    assert code == 0, out + err
+    report = orjson.loads(out)
+    assert report["verdict"] == "ok", report
+    assert sum(p["answered"] for p in report["partitions"]) == requests
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_exactly_once_through_sigkill_and_a_joining_executor(
@@ -100,7 +110,7 @@ async def test_exactly_once_through_sigkill_and_a_joining_executor(
         filling = asyncio.create_task(fill(made, REQUESTS))
         await answered(made, REQUESTS // 4)
         first.kill()
-        third = made.start()
+        third = made.start(WORKERS="2")
         await filling
         history = await all_answered(made)
         exits = await asyncio.gather(second.stop(), third.stop())
@@ -110,6 +120,7 @@ async def test_exactly_once_through_sigkill_and_a_joining_executor(
         assert history.codes == {"succeeded": REQUESTS}
         results_are_right(history)
         assert list(exits) == [0, 0]
+        await verifies(made, REQUESTS)
 
 
 @pytest.mark.slow
@@ -151,6 +162,7 @@ async def test_exactly_once_with_a_transactional_producer_that_aborts(
         assert history.attested >= 200 - committed
         results_are_right(history)
         assert code == 0
+        await verifies(made, committed)
 
 
 @pytest.mark.slow
