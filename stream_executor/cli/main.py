@@ -53,6 +53,11 @@ def _run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else Exit.OK
     except (BrokenPipeError, KeyboardInterrupt):
         raise
+    except SystemExit as left:
+        # typer has met the closed pipe before us and wants to exit 1 for it.
+        if isinstance(left.__context__, BrokenPipeError):
+            raise left.__context__ from None
+        raise
     except Exception as error:  # noqa: BLE001 - the one place where all of them end
         if session.debug:
             import traceback  # noqa: PLC0415 - only for --debug

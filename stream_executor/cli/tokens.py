@@ -82,11 +82,9 @@ def inspect(
     from stream_executor.auth.inspection import inspect_token  # noqa: PLC0415 - lazily
 
     raw = read_file(Path("-")) if text == "-" else text.encode()
-    found = inspect_token(
-        raw,
-        now_ms=int(time.time() * 1000),
-        value=None if body is None else read_file(body),
-    )
+    found = inspect_token(raw, now_ms=int(time.time() * 1000))
+    if body is not None and not _speaks_for(found, read_file(body)):
+        found.findings.append(f"it speaks for another body than {body}")
     if json:
         print_json(
             {
@@ -99,6 +97,17 @@ def inspect(
         )
         return
     _print(found)
+
+
+def _speaks_for(found: Inspection, value: bytes) -> bool:
+    """Tell whether the token's binding names these bytes."""
+    from hashlib import sha256  # noqa: PLC0415 - lazily
+
+    from stream_executor.auth.jose import encode_segment  # noqa: PLC0415 - as above
+
+    binding = (found.claims or {}).get("wx")
+    digest = encode_segment(sha256(value).digest()).decode()
+    return isinstance(binding, dict) and binding.get("body_s256") == digest
 
 
 def _print(found: Inspection) -> None:
