@@ -54,6 +54,7 @@ class ControlFollower:
         self._query = query
         self._changed = changed
         self._confirmed_at: float | None = None
+        self._idle = 0
         self._moved = asyncio.Condition()
         self._confirming: asyncio.Task[None] | None = None
 
@@ -82,6 +83,7 @@ class ControlFollower:
                     if records:
                         self._changed()
                     else:  # nothing new within a long poll: this was the end
+                        self._idle += 1
                         self._confirmed_at = asyncio.get_running_loop().time()
                     async with self._moved:
                         self._moved.notify_all()
@@ -114,8 +116,13 @@ class ControlFollower:
         try:
             async with asyncio.timeout(CONFIRM_DEADLINE_S):
                 end = await self._query.end_offset(self._topic, _PARTITION)
+                # A marker at the end is no record that the view could pass; but of
+                # two idle long polls from here on, the second began after now.
+                idle = self._idle + 2
                 async with self._moved:
-                    await self._moved.wait_for(lambda: self.view.next_offset >= end)
+                    await self._moved.wait_for(
+                        lambda: self.view.next_offset >= end or self._idle >= idle
+                    )
         except TimeoutError as error:
             message = f"the view of {self._topic} did not reach the topic's end in time"
             raise UnavailableError(message) from error

@@ -124,7 +124,7 @@ async def test_a_hanging_module_is_stopped_and_a_killed_child_costs_its_job_only
         await made.publish("spin@1", SPIN)
         executor = made.start(
             MAX_FUEL="1000000000000000", HARD_MAX_FUEL="1000000000000000",
-            TIMEOUT_SECONDS="2",
+            TIMEOUT_SECONDS="5",
         )  # fmt: skip
         await executor.ready()
         hanging = await append(made, encode_json(call("spin", "spin@1")))
