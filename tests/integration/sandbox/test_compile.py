@@ -87,6 +87,7 @@ async def test_many_exports_are_no_problem_up_to_the_cap() -> None:
     ],
     ids=["memory", "wall clock", "processor time"],
 )
+@pytest.mark.threat("T-18")
 async def test_a_compile_bomb_ends_at_a_limit(config: SandboxConfig, size: int) -> None:
     """16 KB of nested loops would take 16 s and 2 GB, 48 KB minutes and 11 GB."""
     compiler = Compiler(config)

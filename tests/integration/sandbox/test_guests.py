@@ -118,6 +118,7 @@ async def test_a_trap_is_named_by_its_kind(
     assert not report.fuel_exact
 
 
+@pytest.mark.threat("T-17")
 async def test_fuel_ends_a_loop_and_is_spent_exactly(run: Run) -> None:
     report = await run(call(guests.HOSTILE, "spin"))
     assert report.code == Code.FUEL_EXHAUSTED
@@ -127,6 +128,7 @@ async def test_fuel_ends_a_loop_and_is_spent_exactly(run: Run) -> None:
 @pytest.mark.parametrize(
     ("module", "function"), [(guests.HOSTILE, "spin"), (guests.START_SPINS, "f")]
 )
+@pytest.mark.threat("T-17")
 async def test_the_wall_clock_ends_a_loop_in_a_function_or_at_the_start(
     run: Run, module: str, function: str
 ) -> None:
@@ -135,10 +137,12 @@ async def test_the_wall_clock_ends_a_loop_in_a_function_or_at_the_start(
     assert 100_000 <= report.duration_us < 1_000_000
 
 
+@pytest.mark.threat("T-17")
 async def test_recursion_ends_in_a_stack_overflow(run: Run) -> None:
     assert (await run(call(guests.HOSTILE, "recurse"))).code == Code.STACK_OVERFLOW
 
 
+@pytest.mark.threat("T-17")
 async def test_memory_grows_up_to_its_limit_and_not_beyond(run: Run) -> None:
     bound = limits(memory=10 * PAGE)
     report = await run(call(guests.HOSTILE, "grow", i32(9), bound))
@@ -149,6 +153,7 @@ async def test_memory_grows_up_to_its_limit_and_not_beyond(run: Run) -> None:
     assert (report.code, report.memory_bytes) == (Code.FUEL_EXHAUSTED, 10 * PAGE)
 
 
+@pytest.mark.threat("T-17")
 async def test_a_table_does_not_grow_beyond_its_limit(run: Run) -> None:
     assert (await run(call(guests.HOSTILE, "grow_table", i32(10**8)))).output == i32(-1)
 
@@ -257,6 +262,7 @@ async def test_clock_and_chance_come_from_the_job(run: Run) -> None:
     assert len(set(first.output[:32])) > 16
 
 
+@pytest.mark.threat("T-17")
 async def test_a_flood_is_cut_and_paid_for(run: Run) -> None:
     report = await run(command(guests.FLOOD, output_bytes=1000))
     assert report.code == Code.FUEL_EXHAUSTED
@@ -281,6 +287,7 @@ async def test_sleeping_for_an_hour_takes_no_time(run: Run) -> None:
     assert (report.code, report.exit_code) == (None, 0)
 
 
+@pytest.mark.threat("T-16")
 async def test_bad_pointers_are_fault_and_too_many_vectors_invalid(run: Run) -> None:
     report = await run(command(guests.BAD_POINTERS))
     assert report.exit_code == 21 + 21 + 28 + 21

@@ -87,6 +87,7 @@ def inside(code: str) -> dict[str, object]:
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86-64")
+@pytest.mark.threat("T-16")
 def test_a_locked_down_process_reaches_nothing() -> None:
     found = inside(REACHES)
     assert found.pop("applied") == sorted(protocol.HARDENING)

@@ -47,6 +47,7 @@ async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalSandbox
         "output",
     ],
 )
+@pytest.mark.threat("T-20")
 async def test_a_malformed_reply_kills_the_child_and_is_not_believed(
     sandbox: LocalSandbox, lie: str
 ) -> None:

@@ -81,6 +81,7 @@ async def test_execute_gives_the_result_of_its_own_append() -> None:
     assert world.results.closed
 
 
+@pytest.mark.threat("T-11")
 async def test_a_result_with_the_same_request_id_from_elsewhere_is_not_ours() -> None:
     world = World(partitions=1)
     async with world.client() as client:
