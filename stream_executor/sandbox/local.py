@@ -70,6 +70,8 @@ def run_once(
 
     Args:
         modules: every module that the jobs name by digest.
+        jobs: what to run.
+        config: one child with the defaults if None.
 
     Raises:
         ConfigError: the sandbox does not start here.

@@ -9,14 +9,17 @@ Not here: the comparison with the public API over many modules (tests).
 from __future__ import annotations
 
 import ctypes
+from typing import TYPE_CHECKING
 
 from stream_executor.model.errors import ConfigError
 from stream_executor.model.job import InvocationKind, Job, Limits
 from stream_executor.model.scalars import ValueType, pack_value
-from stream_executor.sandbox.engine import Engine
 from stream_executor.sandbox.guest import Guest
 from stream_executor.sandbox.inspect import inspect_module
 from stream_executor.sandbox.native import ByteVec, Native
+
+if TYPE_CHECKING:
+    from stream_executor.sandbox.engine import Engine
 
 # (module (memory (export "memory") 1)
 #   (func (export "add") (param i32 i64) (result i64)

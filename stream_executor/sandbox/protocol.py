@@ -284,12 +284,7 @@ def _validate_report(report: Report, job: Job) -> None:
         raise MalformedError(f"{report.memory_bytes} bytes of memory")
     if not 0 <= report.duration_us < _MAX_DURATION_US:
         raise MalformedError(f"{report.duration_us} µs")
-    if job.kind == InvocationKind.CALL and report.code is None:
-        _validate_scalars(report.output)
-    elif job.kind == InvocationKind.CALL and report.output:
-        raise MalformedError("a failed call with output")
-    elif len(report.output) + len(report.stderr) > job.output_bytes:
-        raise MalformedError(f"{len(report.output)} bytes of output")
+    _validate_output(report, job)
     if report.code is None:
         if report.trap is not None or report.message or not report.fuel_exact:
             raise MalformedError("a success with the marks of a failure")
@@ -301,6 +296,15 @@ def _validate_report(report: Report, job: Job) -> None:
         report.stderr or report.stdout_truncated or report.stderr_truncated
     ):
         raise MalformedError("the marks of a WASI command on another invocation")
+
+
+def _validate_output(report: Report, job: Job) -> None:
+    if job.kind == InvocationKind.CALL and report.code is None:
+        _validate_scalars(report.output)
+    elif job.kind == InvocationKind.CALL and report.output:
+        raise MalformedError("a failed call with output")
+    elif len(report.output) + len(report.stderr) > job.output_bytes:
+        raise MalformedError(f"{len(report.output)} bytes of output")
 
 
 def _validate_failure(report: Report, job: Job) -> None:

@@ -265,7 +265,7 @@ class WasiHost:
             try:
                 process = self._process
                 if process is None:
-                    raise RuntimeError("a host call without a process")
+                    raise RuntimeError("a host call without a process")  # noqa: TRY301
                 self._memory.bind(caller)
                 arguments = unpack(string_at(slots, length)) if length else ()
                 memmove(slots, _U32.pack(answer(process, name, arguments)), _U32.size)

@@ -148,7 +148,7 @@ async def test_a_hanging_module_is_stopped_and_a_killed_child_costs_its_job_only
 async def test_a_result_too_large_for_its_topic_becomes_output_limit(
     kafka_bootstrap: str, tmp_path: Path
 ) -> None:
-    """Someone lowered max.message.bytes: the lane answers instead of trying for ever."""
+    """Someone lowered max.message.bytes: the lane answers, it does not try for ever."""
     async with deployment(kafka_bootstrap, tmp_path, 1) as made:
         await made.publish("add@1", ADD)
         await made.publish("large@1", LARGE)

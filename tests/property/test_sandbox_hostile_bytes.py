@@ -95,7 +95,11 @@ REPORTS = st.builds(
 @given(st.lists(REPORTS, max_size=4), _NUMBER, _NUMBER, st.booleans(), _NUMBER)
 @settings(max_examples=600)
 def test_what_validation_lets_through_is_within_the_jobs_limits(
-    reports: list[Report], number: int, first: int, done: bool, cpu_ns: int
+    reports: list[Report],
+    number: int,
+    first: int,
+    done: bool,  # noqa: FBT001 - hypothesis gives it
+    cpu_ns: int,
 ) -> None:
     reply = Reply(number, first, reports, done, cpu_ns)
     try:

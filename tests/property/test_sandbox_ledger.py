@@ -76,7 +76,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.ledger.frames)
     @rule(data=st.data(), timed_out=st.booleans())
-    def die(self, data: st.DataObject, timed_out: bool) -> None:
+    def die(self, data: st.DataObject, timed_out: bool) -> None:  # noqa: FBT001
         frame = self.ledger.frames[0]
         marker = data.draw(st.integers(0, self.ledger.next_number + 2))
         index = min(self.ledger.current(marker), len(frame.jobs) - 1)
@@ -97,10 +97,12 @@ class LedgerMachine(RuleBasedStateMachine):
         places = Counter(self.ended)
         for queue in self.queue._queues.values():
             for segment in queue:
-                places.update((segment.issuer, i) for i in range(segment.start, segment.stop))
+                span = range(segment.start, segment.stop)
+                places.update((segment.issuer, i) for i in span)
         for frame in self.ledger.frames:
             for segment in frame.between(frame.reported, frame.keep):
-                places.update((segment.issuer, i) for i in range(segment.start, segment.stop))
+                span = range(segment.start, segment.stop)
+                places.update((segment.issuer, i) for i in span)
         assert places == self.submitted
         assert self.queue.jobs == sum(
             len(segment) for queue in self.queue._queues.values() for segment in queue

@@ -193,7 +193,7 @@ async def test_nothing_of_one_job_is_left_for_the_next(sandbox: LocalSandbox) ->
     }
 
 
-# -- BYTES ------------------------------------------------------------------------------
+# -- BYTES -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_000])
@@ -235,7 +235,7 @@ async def test_a_module_without_the_abi_is_told_what_is_missing(run: Run) -> Non
     assert "alloc" in report.message
 
 
-# -- WASI -------------------------------------------------------------------------------
+# -- WASI ------------------------------------------------------------------------
 
 
 async def test_a_command_reads_stdin_and_writes_stdout(run: Run) -> None:

@@ -15,7 +15,7 @@ from stream_executor.sandbox import protocol
 from stream_executor.sandbox.config import SandboxConfig
 from stream_executor.sandbox.local import LocalSandbox
 
-REACHES = '''
+REACHES = """
 import ctypes, errno, json, os, resource, signal, socket, sys, threading
 from stream_executor.sandbox import child  # everything that a child imports
 from stream_executor.sandbox.harden import lock_down
@@ -70,7 +70,7 @@ out = {
 sys.stdout.write(json.dumps(out))
 sys.stdout.flush()
 os._exit(0)
-'''
+"""
 
 
 def inside(code: str) -> dict[str, object]:
@@ -185,7 +185,7 @@ async def test_running_children_hold_no_environment_and_few_descriptors() -> Non
             for process in processes:
                 proc = Path(f"/proc/{process.pid}")
                 assert b"secret" not in (proc / "environ").read_bytes()
-                targets = [os.readlink(fd) for fd in (proc / "fd").iterdir()]
+                targets = [str(fd.readlink()) for fd in (proc / "fd").iterdir()]
                 kinds = sorted(target.split(":")[0] for target in targets)
                 assert kinds.count("socket") == 1
                 assert all(

@@ -110,7 +110,8 @@ def by_public_api(function: str, args: bytes) -> tuple[bool, bytes, int]:
         if kind in (ValueType.I32, ValueType.I64):
             width = 32 if kind == ValueType.I32 else 64
             signed = bits - (1 << width) if bits >> (width - 1) else bits
-            make: Callable[[int], wasmtime.Val] = getattr(wasmtime.Val, kind.name.lower())
+            name = kind.name.lower()
+            make: Callable[[int], wasmtime.Val] = getattr(wasmtime.Val, name)
             values.append(make(signed))
         else:
             code, size = ("<f", 4) if kind == ValueType.F32 else ("<d", 8)
@@ -143,9 +144,9 @@ def calls(draw: st.DrawFn) -> tuple[str, bytes]:
     for code in SIGNATURES[name]:
         kind = ValueType(code)
         if kind in (ValueType.F32, ValueType.F64):
-            width = 32 if kind == ValueType.F32 else 64
-            value = draw(st.floats(width=width, allow_nan=False))
-            bits = struct.pack("<f" if width == 32 else "<d", value)
+            single = kind == ValueType.F32
+            value = draw(st.floats(width=32 if single else 64, allow_nan=False))
+            bits = struct.pack("<f" if single else "<d", value)
             packed += pack_bits(kind, int.from_bytes(bits, "little"))
         else:
             width = 32 if kind == ValueType.I32 else 64

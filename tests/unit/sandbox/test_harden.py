@@ -35,7 +35,7 @@ def answer(machine: str, number: int, arg0: int = 0, arch: int | None = None) ->
             at += yes if accumulator & value else no
         else:
             assert code == 0x06
-            return value
+            return int(value)
 
 
 @pytest.mark.parametrize(

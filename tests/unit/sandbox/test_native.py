@@ -17,7 +17,7 @@ def kind(c_type: object) -> str:
     """Give what matters of a C type: a pointer, or its size and name."""
     if c_type is None:
         return "none"
-    pointers = (ctypes._Pointer, ctypes._CFuncPtr)
+    pointers = (ctypes._Pointer, ctypes._CFuncPtr)  # type: ignore[attr-defined]
     if c_type is ctypes.c_void_p or (
         isinstance(c_type, type) and issubclass(c_type, pointers)
     ):
@@ -59,9 +59,9 @@ def test_guest_code_runs_only_through_the_binding_that_releases_the_gil() -> Non
     native = Native()
     for name in ours.RUNS_GUEST:
         released = getattr(native.guest, short_name(name))
-        assert not released._flags_ & ctypes._FUNCFLAG_PYTHONAPI
+        assert not released._flags_ & ctypes._FUNCFLAG_PYTHONAPI  # type: ignore[attr-defined]
         kept = getattr(native.quick, short_name(name))
-        assert kept._flags_ & ctypes._FUNCFLAG_PYTHONAPI
+        assert kept._flags_ & ctypes._FUNCFLAG_PYTHONAPI  # type: ignore[attr-defined]
 
 
 def test_a_library_without_a_function_is_refused() -> None:
