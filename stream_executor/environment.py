@@ -92,14 +92,15 @@ def gather(
         from_files: those of them that may come as ``<name>_FILE``.
     """
     found = Gathered({}, {}, [], [])
-    merged = _from_file(environment, file, [*known, PROPERTIES_FILE], found)
+    twins = {f"{name}_FILE": name for name in from_files}
+    names = [*known, *twins, PROPERTIES_FILE]
+    merged = _from_file(environment, file, names, found)
     for name, text in environment.items():
         same = merged.get(name)
         # With EnvironmentFile= in the unit, systemd has read the same line and kept
         # the comment after its value.
         if same is None or same.systemd_text != text:
             merged[name] = _Candidate(text, text, "environment")
-    twins = {f"{name}_FILE": name for name in from_files}
     for name, candidate in merged.items():
         raw = RawValue(candidate.text, candidate.origin)
         if name in known:
