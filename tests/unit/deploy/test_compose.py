@@ -234,17 +234,3 @@ def test_the_image_gets_the_locks_hashes_of_what_it_needs(tmp_path: Path) -> Non
     entries = [line for line in lines if not line.startswith(" ")]
     assert [entry.split("==")[0] for entry in entries] == ["aiokafka", "pydantic-core"]
     assert sum("--hash=sha256:" in line for line in lines) == len(lines) - len(entries)
-
-
-def test_dockers_own_parser_takes_the_file() -> None:
-    docker = shutil.which("docker")
-    if docker is None or "compose" not in _output(docker, "--help"):
-        pytest.skip("no docker client with the compose plug-in here")
-    assert "executor" in _output(docker, "compose", "config", "--services")
-
-
-def _output(docker: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [docker, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout
