@@ -230,7 +230,7 @@ class WorkerRuntime:
 
     async def _retried(self, step: Callable[[], Awaitable[object]]) -> None:
         """Repeat a step of the start while the world is merely away."""
-        wait_s = 0.2
+        wait_s = 0.1
         while True:
             try:
                 await step()
@@ -239,7 +239,7 @@ class WorkerRuntime:
                     self._note = str(error)
                     log.warning("worker.waiting", reason=self._note)
                 await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, 5.0)
+                wait_s = min(wait_s * 1.3, 5.0)
             else:
                 return
 
