@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from benchmarks import machine
-from benchmarks.load import Ask, Latency, backlog, steady
+from benchmarks.load import Ask, Latency, Pace, backlog, steady
 from benchmarks.plain_loop import Answer, Orders
 from benchmarks.report import bars, percentile, table, write_json
 from benchmarks.workload import GUESTS, ISSUER, Signers
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from tests.deployment import Executor, TestDeployment
 
 PARTITIONS: Final = 4
+PLAIN: Final = "plain loop"
 RATE: Final = 3_200.0
 RESULTS: Final = Path(__file__).with_name("results")
 _WARM_UP: Final = 4_000
@@ -156,6 +158,42 @@ class Rig:
         self, workload: str, positions: dict[int, tuple[int, int]]
     ) -> Trial:
         """Let the plain loop drain the same records."""
+        async with self._plain_loop(workload, positions) as process:
+            broker = machine.cpu_s([self._kafka_pid])
+            answer = await process.answer()
+            broker = machine.cpu_s([self._kafka_pid]) - broker
+        scale = 1e6 / answer.count
+        return Trial(
+            PLAIN, workload, answer.count / answer.seconds,
+            answer.cpu_s * scale, broker * scale, resident_mb=answer.resident_mb,
+        )  # fmt: skip
+
+    async def wait(self, workload: str, pace: Pace) -> Latency:
+        """Send at a pace to the executor; it runs."""
+        made = self.made
+        return _sound(
+            await steady(
+                made, self.ask(workload), self.tag(), pace, made.topics.results
+            )
+        )
+
+    async def wait_plainly(self, workload: str, pace: Pace) -> Latency:
+        """Send at a pace to the plain loop; the executor does not run."""
+        made, each = self.made, pace.each(PARTITIONS)
+        async with PartitionReader(made.connection) as reader:
+            ends = await _ends(reader, made.topics.requests)
+        positions = {p: (end, end + each) for p, end in ends.items()}
+        async with self._plain_loop(workload, positions) as process:
+            seen = await steady(
+                made, self.ask(workload), self.tag(), pace, self.plain.results
+            )
+            await process.answer()
+        return _sound(seen)
+
+    @asynccontextmanager
+    async def _plain_loop(
+        self, workload: str, positions: dict[int, tuple[int, int]]
+    ) -> AsyncIterator[_PlainLoop]:
         made, ask = self.made, self.ask(workload)
         hs256 = ask.algorithm == "HS256"
         key: Any = ask.signers.secret if hs256 else ask.signers.key.jwk
@@ -170,29 +208,43 @@ class Rig:
             cwd=Path(__file__).parents[1],
             env={"PATH": os.environ["PATH"]},
         )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
+        loop = _PlainLoop(process)
         try:
-            async with asyncio.timeout(_LIMIT_S):
-                process.stdin.write(msgspec.json.encode(orders) + b"\n")
-                assert await process.stdout.readline() == b"ready\n"
-                broker = machine.cpu_s([self._kafka_pid])
-                process.stdin.write(b"\n")
-                answer = msgspec.json.decode(
-                    await process.stdout.readline(), type=Answer
-                )
-                broker = machine.cpu_s([self._kafka_pid]) - broker
-                await process.wait()
+            await loop.begin(orders)
+            yield loop
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+            await process.wait()
+
+
+class _PlainLoop:
+    """The plain loop's process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._orders, self._answer = process.stdin, process.stdout
+
+    async def begin(self, orders: Orders) -> None:
+        """Return once it polls."""
+        async with asyncio.timeout(_LIMIT_S):
+            self._orders.write(msgspec.json.encode(orders) + b"\n")
+            assert await self._answer.readline() == b"ready\n"
+            self._orders.write(b"\n")
+
+    async def answer(self) -> Answer:
+        """Wait until it has answered everything."""
+        async with asyncio.timeout(_LIMIT_S):
+            answer = msgspec.json.decode(await self._answer.readline(), type=Answer)
         assert not answer.failed, f"the plain loop refused {answer.failed}"
-        scale = 1e6 / answer.count
-        return Trial(
-            "plain loop", workload, answer.count / answer.seconds,
-            answer.cpu_s * scale, broker * scale, resident_mb=answer.resident_mb,
-        )  # fmt: skip
+        return answer
+
+
+def _sound(seen: Latency) -> Latency:
+    assert not seen.missing, f"{seen.missing} requests without a result"
+    assert not seen.failed, f"{seen.failed} requests failed"
+    return seen
 
 
 class _Pids:
@@ -302,12 +354,13 @@ async def measure(rig: Rig, count: int, rounds: int, seconds: float) -> Figures:
             half = median(t.req_s for t in trials if t.program == name) / 2
             for rate in (RATE, half):
                 machine.note(f"end to end: latency at {rate:,.0f} requests/s")
-                ask = rig.ask("HS256 add")
-                seen = await steady(rig.made, ask, rig.tag(), rate, seconds)
-                assert not seen.missing, f"{seen.missing} requests without a result"
-                assert not seen.failed, f"{seen.failed} requests failed"
-                latencies.append((f"{rate:,.0f} requests/s", seen))
+                seen = await rig.wait("HS256 add", Pace(rate, seconds))
+                latencies.append((name, seen))
         assert await executor.stop() == 0
+        if workers == 1:
+            machine.note(f"end to end: the plain loop's at {RATE:,.0f} requests/s")
+            seen = await rig.wait_plainly("HS256 add", Pace(RATE, seconds))
+            latencies.append((PLAIN, seen))
     return Figures(trials, latencies)
 
 
@@ -326,7 +379,7 @@ def summary(trials: list[Trial]) -> list[Trial]:
 def tables(figures: Figures) -> str:
     """Give the run's two tables."""
     chosen = summary(figures.trials)
-    plain = {t.workload: t for t in chosen if t.program == "plain loop"}
+    plain = {t.workload: t for t in chosen if t.program == PLAIN}
     throughput = table(
         ["backlog", "program", "req/s", "x plain", "CPU µs", "worker", "child",
          "broker", "MB"],
@@ -339,7 +392,7 @@ def tables(figures: Figures) -> str:
         ],
     )  # fmt: skip
     latency = table(
-        ["steady", "sent/s", "p50 ms", "p99 ms", "max ms"],
+        ["steady load", "req/s", "p50 ms", "p99 ms", "max ms"],
         [
             [
                 name, seen.rate, percentile(seen.millis, 0.5),
@@ -357,15 +410,22 @@ def document(figures: Figures, count: int) -> dict[str, object]:
         "machine": machine.facts(),
         "partitions": PARTITIONS,
         "backlog": count,
-        "trials": [trial._asdict() for trial in figures.trials],
-        "latency": {
-            name: {
-                "sent_per_s": round(seen.rate),
+        "trials": [
+            {
+                key: round(value, 1) if isinstance(value, float) else value
+                for key, value in trial._asdict().items()
+            }
+            for trial in figures.trials
+        ],
+        "latency": [
+            {
+                "program": name,
+                "req_s": round(seen.rate),
                 "p50_ms": round(percentile(seen.millis, 0.5), 2),
                 "p99_ms": round(percentile(seen.millis, 0.99), 2),
             }
             for name, seen in figures.latencies
-        },
+        ],
     }
 
 

@@ -126,17 +126,28 @@ class Latency(NamedTuple):
     missing: int
 
 
+class Pace(NamedTuple):
+    """A steady rate over all partitions, for so long after the warm-up."""
+
+    rate: float
+    seconds: float
+
+    def each(self, partitions: int) -> int:
+        """Give how many requests each partition gets."""
+        return int(self.rate * (self.seconds + _WARM_UP_S)) // partitions
+
+
 async def steady(
-    made: TestDeployment, ask: Ask, tag: str, rate: float, seconds: float
+    made: TestDeployment, ask: Ask, tag: str, pace: Pace, results: str
 ) -> Latency:
-    """Send at a fixed rate, in ticks of 5 ms over all partitions; watch the answers."""
+    """Send at a pace, in ticks of 5 ms; watch the answers in a topic."""
     topic, partitions = made.topics.requests, made.partitions
-    each = int(rate * (seconds + _WARM_UP_S)) // partitions
+    rate, each = pace.rate, pace.each(partitions)
     waiting = [ask.requests(topic, p, tag, each) for p in range(partitions)]
     sent: dict[str, float] = {}
     watch = _Watch(sent)
     async with _producer(made.bootstrap) as producer:
-        watching = asyncio.create_task(watch.run(made, tag))
+        watching = asyncio.create_task(watch.run(made, tag, results))
         await watch.ready.wait()
         started = time.perf_counter()
         sends = []
@@ -191,14 +202,13 @@ class _Watch:
         self.sent_all = asyncio.Event()
         self._sent = sent
 
-    async def run(self, made: TestDeployment, tag: str) -> None:
+    async def run(self, made: TestDeployment, tag: str, topic: str) -> None:
         """Watch until everything was sent and answered, or until cancelled."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=made.bootstrap, isolation_level="read_committed"
         )
         await consumer.start()
         try:
-            topic = made.topics.results
             places = [TopicPartition(topic, p) for p in range(made.partitions)]
             consumer.assign(places)
             await consumer.seek_to_end(*places)

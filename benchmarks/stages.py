@@ -86,6 +86,9 @@ if TYPE_CHECKING:
 
     from stream_executor.model.record import Record
 
+COUNT: Final = 3_000
+RUNS: Final = 7
+COLUMNS: Final = ("CPU µs per request", "ours", "plain loop", "ratio")
 TOPIC: Final = "wasm.requests"
 AUDIENCE: Final = "bench/stages"
 PLACE: Final = (TOPIC, 0)
@@ -458,21 +461,29 @@ def rows(costs: list[Cost]) -> list[list[str | float | None]]:
     ]
 
 
+def document(costs: list[Cost]) -> dict[str, dict[str, float]]:
+    """Give the figures as plain data."""
+    return {
+        cost.stage: {
+            key: round(value, 2)
+            for key, value in (("us", cost.us), ("plain_us", cost.plain_us))
+            if value is not None
+        }
+        for cost in costs
+    }
+
+
 def main() -> None:
     """Run as a program."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=5_000)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     costs = measure(given.count, given.runs)
-    print(table(["CPU µs per request", "ours", "plain loop", "ratio"], rows(costs)))
+    print(table(COLUMNS, rows(costs)))
     if given.json:
-        document = {
-            "machine": facts(),
-            "stages": {c.stage: {"us": c.us, "plain_us": c.plain_us} for c in costs},
-        }
-        write_json(given.json, document)
+        write_json(given.json, {"machine": facts(), "stages": document(costs)})
 
 
 if __name__ == "__main__":
