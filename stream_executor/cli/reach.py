@@ -10,7 +10,7 @@ Order, the later wins: configuration (file, environment), credentials,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,7 @@ import typer
 
 from stream_executor.cli.failures import CommandError
 from stream_executor.cli.options import shared
+from stream_executor.cli.output import hint
 
 if TYPE_CHECKING:
     from stream_executor.client.credentials import Credentials
@@ -93,7 +94,6 @@ class Reach:
     command_config: Path | None = None
     command_property: list[str] | None = None
     env_file: Path | None = None
-    unused: tuple[str, ...] = field(default=(), init=False)
 
     @cached_property
     def credentials(self) -> Credentials | None:
@@ -156,7 +156,9 @@ class Reach:
             from_properties,
         )
 
-        connection, self.unused = from_properties(self.properties)
+        connection, unused = from_properties(self.properties)
+        if unused:  # a misspelt name must not pass in silence
+            hint(f"Kafka properties that are not used: {', '.join(unused)}")
         return connection
 
     @cached_property

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from stream_executor.client.credentials import Credentials, write_credentials
 from stream_executor.embedded import KAFKA_VERSION, EmbeddedKafka
 from stream_executor.model.errors import ConfigError
 
@@ -60,7 +61,7 @@ class _Begun(msgspec.Struct, frozen=True):
     """What a folder remembers of its first start."""
 
     settings: dict[str, str]
-    audience: str
+    credentials: Credentials
 
 
 class DevStack:
@@ -157,8 +158,16 @@ class DevStack:
             kafka.wait()
             self.new = True
             begun = self._begin()
-        self._write_credentials(begun)
+        self._port = self._port or _free_port()
+        self.http = f"http://127.0.0.1:{self._port}"
         self._start_executor(begun)
+        # Addresses change from start to start.
+        write_credentials(
+            self.credentials,
+            msgspec.structs.replace(
+                begun.credentials, bootstrap_servers=self.bootstrap, http=self.http
+            ),
+        )
         kafka.wait()
         if self.new:
             self._tell("publishing the example module")
@@ -233,10 +242,21 @@ class DevStack:
 
     def _begin(self) -> _Begun:
         """Do what ``init`` does, and remember it."""
+        from stream_executor.kafka.topics import TopicNames  # noqa: PLC0415 - first start
+        from stream_executor.services.first_credentials import (  # noqa: PLC0415
+            write_first,
+        )
+
         self._tell("creating topics and keys")
         report, audience = asyncio.run(self._ceremony())
+        keys = self.folder / "keys"
+        lines = [
+            *report.settings_lines,
+            *write_first(keys, self.bootstrap, audience, TopicNames()),
+        ]
         begun = _Begun(
-            dict(line.split("=", 1) for line in report.settings_lines), audience
+            dict(line.split("=", 1) for line in lines),
+            msgspec.json.decode(self.credentials.read_bytes(), type=Credentials),
         )
         (self.folder / "begun.json").write_bytes(msgspec.json.encode(begun))
         return begun
@@ -271,23 +291,6 @@ class DevStack:
             )
         return report, f"{_NAME}/{cluster.cluster_id}"
 
-    def _write_credentials(self, begun: _Begun) -> None:
-        """Write them at every start: addresses change."""
-        from stream_executor.kafka.topics import TopicNames  # noqa: PLC0415 - lazily
-        from stream_executor.services.first_credentials import (  # noqa: PLC0415
-            write_first,
-        )
-
-        self._port = self._port or _free_port()
-        self.http = f"http://127.0.0.1:{self._port}"
-        write_first(
-            self.folder / "keys",
-            self.bootstrap,
-            begun.audience,
-            TopicNames(),
-            http=self.http,
-        )
-
     def _start_executor(self, begun: _Begun) -> None:
         self._tell("starting the executor")
         folder = self.folder
@@ -295,7 +298,6 @@ class DevStack:
             name: os.environ[name] for name in _INHERITED if name in os.environ
         }
         environment |= begun.settings | {
-            "JWT_SECRET_FILE": str(folder / "keys" / "jwt-secret"),
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
             "METRICS_PORT": str(self._port),
             "WASM_EXECUTOR_ENV_FILE": os.devnull,

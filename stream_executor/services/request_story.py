@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from stream_executor.kafka.connection import KafkaConnection
     from stream_executor.model.record import Record
 
-# A result and an event lie at or after the offsets of earlier answers; one record an
-# answer and a marker a transaction: never more than two records an offset and range.
-_TERMINAL = (RequestExecuted, RequestRefused)
+# An answer is appended after its request, but by clocks that differ.
+_CLOCKS_MS = 60_000
+# A transaction holds at most 500 answers: this far back there is certainly a seal.
+_LOOK_BACK = 1_024
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -111,7 +112,7 @@ class _Teller:
     async def of_place(self, partition: int, offset: int) -> Story | None:
         story = Story(self._places.requests, partition, offset)
         record = await self._record(partition, offset)
-        found = await self._events(partition, offset=offset)
+        found = await self._events(partition, record, offset=offset)
         if record is None and not found:
             return None
         return await self._told(story, record, found[0] if found else None)
@@ -119,7 +120,7 @@ class _Teller:
     async def of_id(self, request_id: str) -> list[Story]:
         stories = []
         for partition in range(await self._reader.partition_count(self._places.audit)):
-            for sealed in await self._events(partition, request_id=request_id):
+            for sealed in await self._events(partition, None, request_id=request_id):
                 event = sealed.event
                 story = Story(self._places.requests, partition, event.offset)
                 record = await self._record(partition, event.offset)
@@ -143,7 +144,7 @@ class _Teller:
         story.event = project(event, sealed.offset, story.partition)
         story.request_id, story.code = event.request_id, event.code
         story.steps += _steps(event)
-        story.result = await self._result(story.partition, story.offset)
+        story.result = await self._result(story.partition, record, story.offset)
         seal = sealed.seal
         story.steps += [
             Step("committed", utc(sealed.committed_ms), f"audit seq {event.seq}"),
@@ -163,15 +164,30 @@ class _Teller:
                 raise
             return None
 
+    async def _span(
+        self, topic: str, partition: int, record: Record | None
+    ) -> tuple[int, int]:
+        """Give where to look for an answer: from its request's time on, if known."""
+        reader = self._reader
+        begin = await reader.begin_offset(topic, partition)
+        end = await reader.end_offset(topic, partition)
+        if record is not None:
+            since_ms = record.timestamp - _CLOCKS_MS
+            offset = await reader.offset_for_time(topic, partition, since_ms)
+            begin = max(begin, (end if offset is None else offset) - _LOOK_BACK)
+        return begin, end
+
     async def _events(
-        self, partition: int, offset: int | None = None, request_id: str | None = None
+        self,
+        partition: int,
+        request: Record | None,
+        *,
+        offset: int | None = None,
+        request_id: str | None = None,
     ) -> list[_Sealed]:
         """Give the sealed terminal events of one offset or id."""
         topic = self._places.audit
-        begin = await self._reader.begin_offset(topic, partition)
-        end = await self._reader.end_offset(topic, partition)
-        # The event of an offset is at or behind that many records: none is shared by
-        # fewer than one offset, but ranges share; so only the beginning is safe.
+        begin, end = await self._span(topic, partition, request)
         parser = SegmentParser(None, None, lambda _: None)
         found: list[_Sealed] = []
         async for records in self._reader.read(topic, partition, begin, end):
@@ -196,10 +212,11 @@ class _Teller:
                     return found
         return found
 
-    async def _result(self, partition: int, offset: int) -> Result | None:
+    async def _result(
+        self, partition: int, request: Record | None, offset: int
+    ) -> Result | None:
         topic = self._places.results
-        begin = await self._reader.begin_offset(topic, partition)
-        end = await self._reader.end_offset(topic, partition)
+        begin, end = await self._span(topic, partition, request)
         async for records in self._reader.read(topic, partition, begin, end):
             for record in records:
                 try:
