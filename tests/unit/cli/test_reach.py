@@ -1,0 +1,131 @@
+"""Where a command finds its brokers, topics and trust root."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stream_executor.cli.failures import CommandError
+from stream_executor.cli.invocation import Asked, reference
+from stream_executor.cli.reach import Reach
+from stream_executor.client.credentials import (
+    Credentials,
+    CredentialTopics,
+    write_credentials,
+)
+from stream_executor.model.request import Bytes, Call, Wasi
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+
+
+@pytest.fixture(autouse=True)
+def configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "config.env"
+    config.write_text(
+        "KAFKA_BOOTSTRAP_SERVERS=configured:1\nWASM_EXECUTOR_REQUESTS_TOPIC=configured\n"
+        f"WASM_EXECUTOR_OPERATOR_PUBLIC_KEY={KEY}\n"
+    )
+    monkeypatch.setenv("WASM_EXECUTOR_ENV_FILE", str(config))
+    monkeypatch.chdir(tmp_path)
+
+
+def credentials(folder: Path) -> Path:
+    path = folder / "credentials.json"
+    write_credentials(
+        path,
+        Credentials(
+            bootstrap_servers="credentials:1",
+            audience="a",
+            issuer="i",
+            subject="s",
+            topics=CredentialTopics(requests="mine"),
+            kafka={"client.id": "me"},
+            operator_public_key=KEY.upper(),
+        ),
+    )
+    return path
+
+
+def test_the_configuration_is_what_there_is_if_nothing_is_said() -> None:
+    reach = Reach()
+    assert reach.connection.bootstrap_servers == "configured:1"
+    assert reach.topics.requests == "configured"
+    assert reach.operator_public_key().hex() == KEY
+
+
+def test_credentials_need_no_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WASM_EXECUTOR_ENV_FILE", "/nowhere/at/all")
+    reach = Reach(credentials_file=credentials(tmp_path))
+    assert reach.connection.bootstrap_servers == "credentials:1"
+    assert reach.connection.client_id == "me"
+    assert reach.topics.requests == "mine"
+    assert reach.operator_public_key().hex() == KEY
+
+
+def test_the_nearer_wins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "client.properties").write_text(
+        "bootstrap.servers=file:1\nsecurity.protocol=SSL\nsasl.usrname=typo\n"
+    )
+    reach = Reach(
+        credentials_file=credentials(tmp_path),
+        command_config=tmp_path / "client.properties",
+        command_property=["client.id=given"],
+        bootstrap_server="option:1",
+    )
+    connection = reach.connection
+    assert connection.bootstrap_servers == "option:1"
+    assert connection.security_protocol == "SSL"
+    assert connection.client_id == "given"
+    assert "sasl.usrname" in capsys.readouterr().err
+
+
+def test_a_bootstrap_server_alone_means_the_usual_topics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WASM_EXECUTOR_ENV_FILE", "/nowhere/at/all")
+    reach = Reach(bootstrap_server="option:1")
+    assert reach.topics.requests == "wasm.requests"
+    assert reach.connection.bootstrap_servers == "option:1"
+
+
+def test_the_trust_root_may_be_a_file_and_never_comes_from_nowhere(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "operator.pub").write_text(KEY)
+    reach = Reach(bootstrap_server="b:1")
+    assert reach.operator_public_key("operator.pub").hex() == KEY
+    with pytest.raises(CommandError, match="operator's public key"):
+        reach.operator_public_key("nonsense")
+
+
+def test_what_is_given_makes_the_kind_of_request(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(b"abc")
+    called = Asked(function="f", args=["i64:5"], fuel=7).request("m@1")
+    assert isinstance(called.invocation, Call)
+    assert called.limits is not None
+    assert called.limits.fuel_units == 7
+    assert Asked(input=data).request("m@1").invocation == Bytes(b"abc")
+    wasi = Asked(stdin=data, argv=["m"], env=["A=b=c"], files=[f"/x={data}"])
+    assert wasi.request("m@1").invocation == Wasi(
+        ("m",), (("A", "b=c"),), b"abc", (("/x", b"abc"),)
+    )
+    assert Asked().request("m@1").invocation == Wasi()
+    with pytest.raises(CommandError, match="NAME=VALUE"):
+        Asked(env=["A"]).request("m@1")
+
+
+def test_a_module_is_a_file_or_a_name(tmp_path: Path) -> None:
+    (tmp_path / "m@1").write_bytes(b"\0asm\1\0\0\0")
+    assert reference("m@1") == b"\0asm\1\0\0\0"
+    assert reference("n@1") == "n@1"
+    assert reference("sha256:00") == "sha256:00"
+    for wrong in ("n", "folder/n@1"):
+        with pytest.raises(CommandError, match="no file and no module"):
+            reference(wrong)
