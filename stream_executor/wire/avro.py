@@ -60,6 +60,11 @@ _NESTED: dict[str, type] = {
 SIGNATURE_BYTES = 64
 T = TypeVar("T", bound=msgspec.Struct)
 _REMEMBERED_LONGS = 16_384
+_REMEMBERED_STRINGS = 1_024
+# String fields whose values repeat from event to event.
+_REPEATING = frozenset(
+    {"iss", "sub", "role", "kid", "key_id", "function", "module_name"}
+)
 
 
 def _varint(value: int) -> bytes:
@@ -92,6 +97,17 @@ class _Longs(dict[int, bytes]):
         return encoded
 
 
+class _Strings(dict[str, bytes]):
+    """Names already encoded, with their lengths: the same few come with each event."""
+
+    def __missing__(self, value: str) -> bytes:
+        if len(self) >= _REMEMBERED_STRINGS:
+            self.clear()
+        data = value.encode()
+        encoded = self[value] = _varint(len(data)) + data
+        return encoded
+
+
 def _wrong_size(value: bytes, size: int) -> bytes:
     message = f"a fixed({size}) field got {len(value)} bytes"
     raise ValueError(message)
@@ -101,14 +117,15 @@ class _Generator:
     """Turns one schema into the source of one writer function.
 
     Every field becomes an expression that gives its bytes; nested records are
-    expanded in place. Names in the generated source: ``L`` encoded longs, ``X`` the
-    fixed-size complaint, ``H`` the header.
+    expanded in place. Names in the generated source: ``L`` encoded longs, ``S``
+    encoded names, ``X`` the fixed-size complaint, ``H`` the header.
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self.named: dict[str, Any] = {}
         self.scope: dict[str, Any] = {
             "L": _Longs(),
+            "S": _Strings(),
             "X": _wrong_size,
         }
         self.schema = schema
@@ -170,6 +187,8 @@ class _Generator:
             return [f"L[{at}]"]
         if schema == "boolean":
             return [f"b'\\x01' if {at} else b'\\x00'"]
+        if schema == "string" and at.rpartition(".")[2] in _REPEATING:
+            return [f"S[{at}]"]
         if schema in ("string", "bytes"):
             data = f"{at}.encode()" if schema == "string" else at
             v = self.fresh()
