@@ -149,6 +149,7 @@ class WorkerRuntime:
         self._cluster_id = ""
         self._membership: GroupMembership | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._connected: list[PartitionReader | GapProver | RequestFetcher] = []
         self._work_to_fetch = asyncio.Event()
         self._draining = False
         self._ready = False
@@ -165,6 +166,9 @@ class WorkerRuntime:
             ConfigError: topics, keys or the operator key are not as they must be.
         """
         self._note = "waiting for the brokers"
+        # Children take as long to start as brokers to answer: both at once.
+        sandbox = asyncio.create_task(self.sandbox.start())
+        self._tasks.append(sandbox)
         await self._retried(self._connect)
         self._note = "reading the control topic"
         self._spawn(self._follower.run())
@@ -179,7 +183,7 @@ class WorkerRuntime:
         await self._retried(self._keys.load)
         self._spawn(self._keys.follow(_keys_not_refreshed))
         self._note = "starting the sandbox"
-        await self.sandbox.start()
+        await sandbox
         self._spawn(self._fetch())
         self._note = "joining the group"
         membership = self._orders.settings.membership
@@ -203,7 +207,9 @@ class WorkerRuntime:
 
     async def _connect(self) -> None:
         for part in (self._query, self._follow, self.prover, self._fetcher):
-            await part.start()
+            if part not in self._connected:  # this may be the second try
+                await part.start()
+                self._connected.append(part)
         async with KafkaAdmin(self._connection) as admin:
             cluster = await admin.cluster()
             self._cluster_id = cluster.cluster_id
@@ -261,7 +267,7 @@ class WorkerRuntime:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sandbox.stop()
-        for part in (self._fetcher, self.prover, self._follow, self._query):
+        for part in reversed(self._connected):
             await part.close()
         log.info("worker.drained")
 

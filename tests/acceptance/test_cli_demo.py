@@ -33,7 +33,7 @@ def test_the_demonstration_keeps_every_promise(cli: Cli) -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
 def test_make_demo_is_that_command() -> None:
     ran = subprocess.run(
-        [shutil.which("make") or "", "-n", "demo"],
+        [shutil.which("make") or "", "--no-print-directory", "-n", "demo"],
         cwd=ROOT,
         capture_output=True,
         check=True,
