@@ -19,8 +19,8 @@ from benchmarks.report import table, write_json
 def main() -> None:
     """Run as a program."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=40_000, help="of a backlog")
-    parser.add_argument("--rounds", type=int, default=2, help="of the main workload")
+    parser.add_argument("--count", type=int, default=30_000, help="of a backlog")
+    parser.add_argument("--rounds", type=int, default=3, help="of the main workload")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a steady load")
     parser.add_argument("--save", action="store_true", help="replace the record")
     given = parser.parse_args()

@@ -304,13 +304,16 @@ async def _verify(
         async for record in _all(reader, topic, partition, at):
             result = _read_result(record.value or b"")
             assert result.status == "SUCCEEDED", record.value
+            if result.source.offset < start:  # asked while no executor ran
+                continue
             answered.append(result.source.offset)
             last_ms = max(last_ms, record.timestamp)
         topic, at = made.topics.audit, events[partition]
         async for record in _all(reader, topic, partition, at):
             value = record.value or b""
             if class_of(value) is RequestExecuted:
-                told.append(CODECS[RequestExecuted].decode(value).offset)
+                event = CODECS[RequestExecuted].decode(value)
+                told += [event.offset] if event.offset >= start else []
         assert answered == wanted, f"{len(answered)} results of {len(wanted)}"
         assert told == wanted, f"{len(told)} events of {len(wanted)}"
     return last_ms / 1e3
@@ -330,15 +333,20 @@ async def _all(
 
 
 class Figures(NamedTuple):
-    """What a run gave."""
+    """What a run gave.
 
-    trials: list[Trial]
+    Attributes:
+        pairs: the executor's and the plain loop's trial of each backlog.
+        latencies: program and what it gave.
+    """
+
+    pairs: list[tuple[Trial, Trial]]
     latencies: list[tuple[str, Latency]]
 
 
 async def measure(rig: Rig, count: int, rounds: int, seconds: float) -> Figures:
     """Run everything, W1 (HS256, ``add``) first and ``rounds`` times."""
-    trials: list[Trial] = []
+    pairs: list[tuple[Trial, Trial]] = []
     latencies: list[tuple[str, Latency]] = []
     for workers in (1, 2):
         name = f"wasm-executor, WORKERS={workers}"
@@ -349,9 +357,10 @@ async def measure(rig: Rig, count: int, rounds: int, seconds: float) -> Figures:
         for workload in workloads:
             machine.note(f"end to end: {workload}, {workers} workers, then plain")
             trial, positions = await rig.drain(executor, workload, count, name)
-            trials += [trial, await rig.drain_plainly(workload, positions)]
+            pairs.append((trial, await rig.drain_plainly(workload, positions)))
         if workers == 1:
-            half = median(t.req_s for t in trials if t.program == name) / 2
+            mine = [ours for ours, _ in pairs if ours.workload == workloads[0]]
+            half = median(ours.req_s for ours in mine) / 2
             for rate in (RATE, half):
                 machine.note(f"end to end: latency at {rate:,.0f} requests/s")
                 seen = await rig.wait("HS256 add", Pace(rate, seconds))
@@ -361,34 +370,54 @@ async def measure(rig: Rig, count: int, rounds: int, seconds: float) -> Figures:
             machine.note(f"end to end: the plain loop's at {RATE:,.0f} requests/s")
             seen = await rig.wait_plainly("HS256 add", Pace(RATE, seconds))
             latencies.append((PLAIN, seen))
-    return Figures(trials, latencies)
+    return Figures(pairs, latencies)
 
 
-def summary(trials: list[Trial]) -> list[Trial]:
-    """Give the median trial of each program and workload."""
-    groups: dict[tuple[str, str], list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault((trial.workload, trial.program), []).append(trial)
-    chosen = []
-    for group in groups.values():
-        group.sort(key=lambda trial: trial.req_s)
-        chosen.append(group[len(group) // 2])
-    return chosen
+class Row(NamedTuple):
+    """Medians of one program on one workload; ``ratios`` are of each backlog's pair."""
+
+    middle: Trial
+    ratios: list[float]
+
+
+def summary(pairs: list[tuple[Trial, Trial]]) -> list[Row]:
+    """Give the medians; a ratio compares two drains of one and the same backlog."""
+    groups: dict[tuple[str, str], list[tuple[Trial, float]]] = {}
+    for ours, plain in pairs:
+        ratio = ours.req_s / plain.req_s
+        groups.setdefault((ours.workload, ours.program), []).append((ours, ratio))
+        groups.setdefault((ours.workload, PLAIN), []).append((plain, 1.0))
+    return [
+        Row(_middle([trial for trial, _ in group]), [ratio for _, ratio in group])
+        for group in groups.values()
+    ]
+
+
+def _middle(trials: list[Trial]) -> Trial:
+    """Give the median of every figure for itself."""
+    first = trials[0]
+    figures: dict[str, float | None] = {}
+    for name in _FIGURES:
+        values = [v for trial in trials if (v := getattr(trial, name)) is not None]
+        figures[name] = median(values) if values else None
+    return first._replace(**figures)  # type: ignore[arg-type] # req_s, cpu_us: all have them
+
+
+_FIGURES: Final = Trial._fields[2:]
 
 
 def tables(figures: Figures) -> str:
     """Give the run's two tables."""
-    chosen = summary(figures.trials)
-    plain = {t.workload: t for t in chosen if t.program == PLAIN}
     throughput = table(
-        ["backlog", "program", "req/s", "x plain", "CPU µs", "worker", "child",
-         "broker", "MB"],
+        ["backlog", "program", "runs", "req/s", "x plain", "least-most", "CPU µs",
+         "worker", "child", "broker", "MB"],
         [
             [
-                t.workload, t.program, t.req_s, t.req_s / plain[t.workload].req_s,
-                t.cpu_us, t.worker_us, t.child_us, t.broker_us, t.resident_mb,
+                t.workload, t.program, len(ratios), t.req_s, median(ratios),
+                f"{min(ratios):.2f}-{max(ratios):.2f}", t.cpu_us, t.worker_us,
+                t.child_us, t.broker_us, t.resident_mb,
             ]
-            for t in chosen
+            for t, ratios in summary(figures.pairs)
         ],
     )  # fmt: skip
     latency = table(
@@ -415,7 +444,8 @@ def document(figures: Figures, count: int) -> dict[str, object]:
                 key: round(value, 1) if isinstance(value, float) else value
                 for key, value in trial._asdict().items()
             }
-            for trial in figures.trials
+            for pair in figures.pairs
+            for trial in pair
         ],
         "latency": [
             {
@@ -432,7 +462,7 @@ def document(figures: Figures, count: int) -> dict[str, object]:
 def plot(figures: Figures) -> str:
     """Draw requests a second by workload."""
     groups: dict[str, dict[str, float]] = {}
-    for trial in summary(figures.trials):
+    for trial, _ in summary(figures.pairs):
         groups.setdefault(trial.workload, {})[trial.program] = trial.req_s
     return bars("Requests a second, one machine with Kafka on it", groups, "req/s")
 

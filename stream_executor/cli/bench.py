@@ -17,7 +17,7 @@ def bench(
     *,
     count: Annotated[
         int, typer.Option(metavar="N", min=4_000, help="Requests of a backlog.")
-    ] = 40_000,
+    ] = 30_000,
     rounds: Annotated[
         int, typer.Option(metavar="N", min=1, help="Repetitions of the main workload.")
     ] = 2,
