@@ -31,11 +31,10 @@ import msgspec
 
 from stream_executor.model.codes import Code
 from stream_executor.model.errors import ExecutorError
-from stream_executor.model.job import InvocationKind, Job, Report
 from stream_executor.sandbox import protocol
 from stream_executor.sandbox.abi import bytes_runner
 from stream_executor.sandbox.engine import Engine, config_s256
-from stream_executor.sandbox.guest import TICK_MS, Guest
+from stream_executor.sandbox.guest import TICK_MS, Guest, Run
 from stream_executor.sandbox.harden import lock_down
 from stream_executor.sandbox.inspect import ModuleShape
 from stream_executor.sandbox.native import Native
@@ -44,7 +43,9 @@ from stream_executor.sandbox.probe import run_probe
 from stream_executor.sandbox.wasi_host import WasiHost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from stream_executor.model.job import Report
 
 SLOW_US = 1_000
 LARGE_BYTES = 16 * 1024
@@ -54,7 +55,8 @@ HUNG_TICKS = 2
 READ_BYTES = 256 * 1024
 MAX_FDS = 8
 
-_UNKNOWN_MODULE = refusal(Code.INTERNAL, "the module was not announced")
+_NOT_ANNOUNCED = refusal(Code.INTERNAL, "the module was not announced")
+_UNKNOWN_MODULE: tuple[Run, Run, Run] = (lambda _job: _NOT_ANNOUNCED,) * 3
 _decode_shape = msgspec.msgpack.Decoder(ModuleShape).decode
 
 
@@ -160,12 +162,20 @@ class Ticker:
             fail("the ticker failed", error)
 
 
-class Runner:
-    """Obeys orders: announced modules and batches of jobs."""
+class Loaded(NamedTuple):
+    """A module and its ways in, by invocation kind."""
+
+    guest: Guest
+    runs: tuple[Run, Run, Run]
+
+
+class Modules:
+    """The modules that the parent announced, by digest."""
 
     def __init__(self, engine: Engine, host: WasiHost, inbox: Inbox) -> None:
         self._engine, self._host, self._inbox = engine, host, inbox
-        self._guests: dict[bytes, _Ready] = {}
+        self._loaded: dict[bytes, Loaded] = {}
+        self.runs: dict[bytes, tuple[Run, Run, Run]] = {}
 
     def announce(self, order: protocol.Announce) -> None:
         """Load a compiled module; one that does not load fails its jobs only."""
@@ -182,52 +192,34 @@ class Runner:
             return
         finally:
             os.close(fd)
-        self._guests[order.s256] = _Ready(
-            guest, guest.call, bytes_runner(guest), self._host.runner(guest)
-        )
+        # By InvocationKind: CALL, BYTES, WASI.
+        runs = (guest.call, bytes_runner(guest), self._host.runner(guest))
+        self._loaded[order.s256] = Loaded(guest, runs)
+        self.runs[order.s256] = runs
 
     def forget(self, order: protocol.Forget) -> None:
         """Free a module."""
-        ready = self._guests.pop(order.s256, None)
-        if ready is not None:
-            ready.guest.close()
-
-    def run(self, job: Job) -> Report:
-        """Run one job."""
-        ready = self._guests.get(job.module_s256)
-        if ready is None:
-            return _UNKNOWN_MODULE
-        kind = job.kind
-        if kind == InvocationKind.CALL:
-            return ready.call(job)
-        return ready.bytes(job) if kind == InvocationKind.BYTES else ready.wasi(job)
-
-
-class _Ready(NamedTuple):
-    """A loaded module and its three ways in."""
-
-    guest: Guest
-    call: Callable[[Job], Report]
-    bytes: Callable[[Job], Report]
-    wasi: Callable[[Job], Report]
+        loaded = self._loaded.pop(order.s256, None)
+        if loaded is not None:
+            del self.runs[order.s256]
+            loaded.guest.close()
 
 
 def run_batch(
     batch: protocol.Batch,
-    runner: Runner,
+    runs: dict[bytes, tuple[Run, Run, Run]],
     outbox: Outbox,
     started: ctypes.c_uint64,
     stop: ctypes.c_uint64,
 ) -> None:
     """Run a batch's jobs in order until the parent's stop number; report each."""
     outbox.begin(batch.number)
-    number, run, reports = batch.number, runner.run, outbox.reports
-    append = reports.append
+    number, find, append = batch.number, runs.get, outbox.reports.append
     for job in batch.jobs:
         if number >= stop.value:
             break
         started.value = number
-        report = run(job)
+        report = find(job.module_s256, _UNKNOWN_MODULE)[job.kind](job)
         append(report)
         if report.duration_us > SLOW_US or (
             len(report.output) + len(report.stderr) > LARGE_BYTES
@@ -251,7 +243,7 @@ def serve(link: socket.socket, page_fd: int) -> None:
     run_probe(engine, host.linker)
     outbox = Outbox(link)
     ticker = Ticker(engine, outbox, started)
-    runner = Runner(engine, host, inbox)
+    modules = Modules(engine, host, inbox)
     gc.collect()
     gc.freeze()
     hello = protocol.Hello(applied, config_s256(config.max_stack_bytes))
@@ -260,12 +252,12 @@ def serve(link: socket.socket, page_fd: int) -> None:
         order = protocol.decode_order(body)
         if isinstance(order, protocol.Batch):
             ticker.begin()
-            run_batch(order, runner, outbox, started, stop)
+            run_batch(order, modules.runs, outbox, started, stop)
             ticker.busy = False
         elif isinstance(order, protocol.Announce):
-            runner.announce(order)
+            modules.announce(order)
         else:
-            runner.forget(order)
+            modules.forget(order)
 
 
 def say(message: str, error: BaseException) -> None:

@@ -135,10 +135,11 @@ REPORT_CODES = frozenset(
 )
 COMPILE_CODES = frozenset({Code.INVALID_WASM, Code.COMPILE_LIMIT, Code.MEMORY_LIMIT})
 _TRAPS = frozenset(TrapKind)
+_CALL, _WASI = int(InvocationKind.CALL), int(InvocationKind.WASI)
 _MAX_U32 = 2**32 - 1
 _MAX_DURATION_US = 2**53
-_WIDE = frozenset({ValueType.I64, ValueType.F64})
-_TYPES = frozenset(ValueType)
+_WIDE = frozenset({int(ValueType.I64), int(ValueType.F64)})
+_TYPES = frozenset(map(int, ValueType))
 _FOUR_ZEROS = bytes(4)
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -271,39 +272,39 @@ def validate_reply(reply: Reply, number: int, jobs: Sequence[Job], first: int) -
         raise MalformedError(f"{len(reply.reports)} reports for {len(jobs)} jobs")
     index = first
     for report in reply.reports:
-        _validate_report(report, jobs[index])
+        job = jobs[index]
+        limits = job.limits
+        if not 0 <= report.fuel_consumed <= limits.fuel_units:
+            raise MalformedError(f"{report.fuel_consumed} of {limits.fuel_units} fuel")
+        if not 0 <= report.memory_bytes <= limits.memory_bytes:
+            raise MalformedError(f"{report.memory_bytes} bytes of memory")
+        if not 0 <= report.duration_us < _MAX_DURATION_US:
+            raise MalformedError(f"{report.duration_us} µs")
+        if report.code is None:
+            _validate_success(report, job)
+        else:
+            _validate_failure(report, job)
+        if job.kind != _WASI and (
+            report.stderr or report.stdout_truncated or report.stderr_truncated
+        ):
+            raise MalformedError("the marks of a WASI command on another invocation")
         index += 1
     return reply
 
 
-def _validate_report(report: Report, job: Job) -> None:
-    limits = job.limits
-    if not 0 <= report.fuel_consumed <= limits.fuel_units:
-        raise MalformedError(f"{report.fuel_consumed} of {limits.fuel_units} fuel")
-    if not 0 <= report.memory_bytes <= limits.memory_bytes:
-        raise MalformedError(f"{report.memory_bytes} bytes of memory")
-    if not 0 <= report.duration_us < _MAX_DURATION_US:
-        raise MalformedError(f"{report.duration_us} µs")
-    _validate_output(report, job)
-    if report.code is None:
-        if report.trap is not None or report.message or not report.fuel_exact:
-            raise MalformedError("a success with the marks of a failure")
-        if report.exit_code != (0 if job.kind == InvocationKind.WASI else None):
-            raise MalformedError("a success with another exit code")
-    else:
-        _validate_failure(report, job)
-    if job.kind != InvocationKind.WASI and (
-        report.stderr or report.stdout_truncated or report.stderr_truncated
-    ):
-        raise MalformedError("the marks of a WASI command on another invocation")
-
-
-def _validate_output(report: Report, job: Job) -> None:
-    if job.kind == InvocationKind.CALL and report.code is None:
+def _validate_success(report: Report, job: Job) -> None:
+    if report.trap is not None or report.message or not report.fuel_exact:
+        raise MalformedError("a success with the marks of a failure")
+    if report.exit_code != (0 if job.kind == _WASI else None):
+        raise MalformedError("a success with another exit code")
+    if job.kind == _CALL:
         _validate_scalars(report.output)
-    elif job.kind == InvocationKind.CALL and report.output:
-        raise MalformedError("a failed call with output")
-    elif len(report.output) + len(report.stderr) > job.output_bytes:
+    else:
+        _validate_sizes(report, job)
+
+
+def _validate_sizes(report: Report, job: Job) -> None:
+    if len(report.output) + len(report.stderr) > job.output_bytes:
         raise MalformedError(f"{len(report.output)} bytes of output")
 
 
@@ -316,12 +317,11 @@ def _validate_failure(report: Report, job: Job) -> None:
         raise MalformedError("a report has a trap that its code excludes")
     if not report.message or not safe_text(report.message):
         raise MalformedError("a report has no message or an unsafe one")
-    if report.output and job.kind == InvocationKind.BYTES:
-        raise MalformedError("a failed run with output")
+    if report.output and job.kind != _WASI:
+        raise MalformedError("a failed invocation with output")
+    _validate_sizes(report, job)
     exited = report.code == Code.GUEST_EXIT
-    if exited != (report.exit_code is not None) or (
-        exited and job.kind != InvocationKind.WASI
-    ):
+    if exited != (report.exit_code is not None) or (exited and job.kind != _WASI):
         raise MalformedError("an exit code that the code excludes")
     if report.exit_code is not None and not 0 < report.exit_code <= _MAX_U32:
         raise MalformedError(f"exit code {report.exit_code}")
