@@ -61,8 +61,7 @@ types: venv ## Types only
 	$(BIN)/mypy
 
 bench: venv ## Run the benchmarks
-	$(BIN)/python benchmarks/stages.py
-	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python -m benchmarks
 
 check-docs: venv ## Compare the documents with the code
 	$(BIN)/pytest tests/unit/test_documents.py tests/unit/test_threat_model.py

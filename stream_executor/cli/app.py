@@ -12,6 +12,7 @@ import typer
 from stream_executor import __version__
 from stream_executor.cli import (
     audit,
+    bench,
     doctor,
     explain,
     keys,
@@ -56,6 +57,7 @@ app.add_typer(request.results, name="results", rich_help_panel=_USE)
 app.add_typer(tokens.token, name="token", rich_help_panel=_USE)
 app.add_typer(request.request, name="request", rich_help_panel=_PROOF)
 app.add_typer(audit.audit, name="audit", rich_help_panel=_PROOF)
+app.command(rich_help_panel=_PROOF)(bench.bench)
 app.command(rich_help_panel=_PROOF)(explain.explain)
 
 
