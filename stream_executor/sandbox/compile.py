@@ -153,7 +153,14 @@ class Compiler:
 
     def start(self) -> None:
         """Start the first process ahead of need."""
-        self._spare = _Compilation(self._config)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Start a process for the next module; without one, that module waits."""
+        try:
+            self._spare = self._spare or _Compilation(self._config)
+        except OSError:
+            _log.exception("sandbox_spawn_failed")
 
     async def stop(self) -> None:
         """End all processes; compilations under way fail."""
@@ -183,8 +190,8 @@ class Compiler:
             if compilation is None or compilation.process.ended.is_set():
                 compilation = _Compilation(self._config)
             self._running.add(compilation)
+            self._prepare()
             try:
-                self._spare = _Compilation(self._config)
                 return await compilation.run(data)
             finally:
                 self._running.discard(compilation)

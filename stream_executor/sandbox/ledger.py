@@ -91,6 +91,10 @@ class Ledger:
         """Whether one more frame can wait behind the running one."""
         return 0 < len(self.frames) < AHEAD and not (self.cut or self.exclusive)
 
+    def serves(self, issuer: str) -> bool:
+        """Whether it holds anything of this issuer."""
+        return any(frame.issuer == issuer for frame in self.frames)
+
     def add(self, segments: list[Segment], now: float) -> Frame:
         """Take in a chunk; give the frame to send."""
         frame = Frame(self.next_number, segments, now)

@@ -35,6 +35,7 @@ _log = structlog.get_logger(__name__)
 
 FIRST_ESTIMATE_US = 200.0
 MAX_REFUSALS = 4096
+MAX_ARTEFACTS = 256  # each holds a descriptor
 _REMEMBERED = frozenset({Code.INVALID_WASM, Code.COMPILE_LIMIT, Code.MEMORY_LIMIT})
 _FORGET = 0.3  # weight of the newest measurement in an estimate
 _HASH_INLINE_BYTES = 256 * 1024  # larger modules are hashed off the loop
@@ -141,15 +142,17 @@ class ModuleStore:
 
     def _evict(self) -> None:
         """Drop the least recently used artefacts, and refusals, over the limits."""
-        if self._bytes <= self._max_bytes and len(self._modules) <= MAX_REFUSALS:
-            return
-        refusals = sum(m.refusal is not None for m in self._modules.values())
-        for s256, module in list(self._modules.items()):
+        kept = list(self._modules.values())
+        artefacts = sum(module.artefact is not None for module in kept)
+        refusals = sum(module.refusal is not None for module in kept)
+        for module in kept:
             if module.artefact is not None:
-                if self._bytes > self._max_bytes and not module.users:
+                over = self._bytes > self._max_bytes or artefacts > MAX_ARTEFACTS
+                if over and not module.users:
+                    artefacts -= 1
                     self._bytes -= module.artefact.size
                     os.close(module.artefact.fd)
-                    del self._modules[s256]
+                    del self._modules[module.s256]
             elif module.refusal is not None and refusals > MAX_REFUSALS:
                 refusals -= 1
-                del self._modules[s256]
+                del self._modules[module.s256]

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -246,19 +247,15 @@ class SandboxPool:
         """Send frames as long as somebody may send and some child can take."""
         while self._queue and not self._stopping:
             idle = self._idle_child()
-            busy = self._busy_child()
-            if idle is None and busy is None:
+            child = idle or self._busy_child()
+            if child is None:
                 return
-
-            def may(head: Segment, idle: Child | None = idle) -> bool:
-                return self._may(head, idle)
-
-            chunk = self._queue.take(may)
+            chunk = self._queue.take(partial(self._may, child))
+            if not chunk and idle is not None:
+                # Everybody who waits has a full share: nobody gains from idleness.
+                chunk = self._queue.take(lambda _head: True)
             if not chunk:
                 return
-            child = idle or busy
-            if child is None:
-                raise MisuseError("a chunk was taken for no child")
             self._send(child, chunk)
 
     def _idle_child(self) -> Child | None:
@@ -277,17 +274,15 @@ class SandboxPool:
         room = [child for child in self._children if child.ledger.open]
         return min(room, key=lambda c: c.ledger.frames[0].since, default=None)
 
-    def _may(self, head: Segment, idle: Child | None) -> bool:
-        """Whether this issuer may have a child now."""
-        if head.alone and idle is None:
+    def _may(self, child: Child, head: Segment) -> bool:
+        """Whether an issuer may have this child now: half of them while others wait."""
+        if head.alone and child.busy:
             return False
         if not self._queue.others_wait(head.issuer):
             return True
-        held = sum(
-            any(frame.issuer == head.issuer for frame in child.ledger.frames)
-            for child in self._children
-        )
-        return held < max(1, self._config.children // 2)
+        held = {id(c) for c in self._children if c.ledger.serves(head.issuer)}
+        held.add(id(child))
+        return len(held) <= max(1, self._config.children // 2)
 
     def _send(self, child: Child, chunk: list[Segment]) -> None:
         loop = asyncio.get_running_loop()

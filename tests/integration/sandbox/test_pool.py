@@ -173,6 +173,18 @@ async def test_one_issuer_does_not_hold_every_child_while_others_wait(
     slow.cancel()
 
 
+async def test_no_child_idles_because_every_waiting_issuer_has_its_share() -> None:
+    async with LocalSandbox(SandboxConfig(children=3)) as sandbox:
+        add_all(sandbox)
+        tasks = [
+            asyncio.create_task(sandbox.run([hang() for _ in range(3)], issuer))
+            for issuer in ("a", "b")
+        ]
+        await until(lambda: sandbox.pool.running == 3)
+        for task in tasks:
+            task.cancel()
+
+
 async def test_a_module_being_compiled_blocks_no_other_job(
     sandbox: LocalSandbox,
 ) -> None:
