@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from stream_executor.model.job import WasiInput
 from stream_executor.sandbox.wasi_files import FileTree, Node
 from stream_executor.sandbox.wasi_types import (
+    CONSTANT,
     Errno,
     FileType,
     GuestExit,
@@ -41,84 +42,6 @@ MAX_TRANSFER_BYTES = 1024 * 1024
 MAX_DESCRIPTORS = 64
 CLOCK_STEP_NS = 1000
 ROOT_FD = 3
-
-CALLS: dict[str, str] = {
-    # Parameters: i is i32, I is i64. All but proc_exit give an errno.
-    "args_get": "ii",
-    "args_sizes_get": "ii",
-    "environ_get": "ii",
-    "environ_sizes_get": "ii",
-    "clock_res_get": "ii",
-    "clock_time_get": "iIi",
-    "fd_advise": "iIIi",
-    "fd_allocate": "iII",
-    "fd_close": "i",
-    "fd_datasync": "i",
-    "fd_fdstat_get": "ii",
-    "fd_fdstat_set_flags": "ii",
-    "fd_fdstat_set_rights": "iII",
-    "fd_filestat_get": "ii",
-    "fd_filestat_set_size": "iI",
-    "fd_filestat_set_times": "iIIi",
-    "fd_pread": "iiiIi",
-    "fd_prestat_get": "ii",
-    "fd_prestat_dir_name": "iii",
-    "fd_pwrite": "iiiIi",
-    "fd_read": "iiii",
-    "fd_readdir": "iiiIi",
-    "fd_renumber": "ii",
-    "fd_seek": "iIii",
-    "fd_sync": "i",
-    "fd_tell": "ii",
-    "fd_write": "iiii",
-    "path_create_directory": "iii",
-    "path_filestat_get": "iiiii",
-    "path_filestat_set_times": "iiiiIIi",
-    "path_link": "iiiiiii",
-    "path_open": "iiiiiIIii",
-    "path_readlink": "iiiiii",
-    "path_remove_directory": "iii",
-    "path_rename": "iiiiii",
-    "path_symlink": "iiiii",
-    "path_unlink_file": "iii",
-    "poll_oneoff": "iiii",
-    "proc_exit": "i",
-    "proc_raise": "i",
-    "random_get": "ii",
-    "sched_yield": "",
-    "sock_accept": "iii",
-    "sock_recv": "iiiiii",
-    "sock_send": "iiiii",
-    "sock_shutdown": "ii",
-}
-"""Every function of preview 1, in the order of its witx."""
-
-_READ_ONLY = frozenset(
-    {
-        "fd_allocate",
-        "fd_filestat_set_size",
-        "fd_filestat_set_times",
-        "fd_pwrite",
-        "path_create_directory",
-        "path_filestat_set_times",
-        "path_link",
-        "path_remove_directory",
-        "path_rename",
-        "path_symlink",
-        "path_unlink_file",
-    }
-)
-_CONSTANT: dict[str, Errno] = {
-    **dict.fromkeys(_READ_ONLY, Errno.ROFS),
-    "path_readlink": Errno.INVAL,  # there are no links
-    "proc_raise": Errno.NOTSUP,
-    "sched_yield": Errno.SUCCESS,
-    "sock_accept": Errno.NOTSUP,
-    "sock_recv": Errno.NOTSUP,
-    "sock_send": Errno.NOTSUP,
-    "sock_shutdown": Errno.NOTSUP,
-}
-"""Calls whose answer depends on nothing."""
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _REALTIME, _CLOCKS = 0, 4
@@ -558,7 +481,7 @@ def answer(process: WasiProcess, name: str, arguments: tuple[int, ...]) -> int:
         OutOfFuel: it costs more than is left. GuestExit: it was ``proc_exit``.
     """
     process._memory.charge(CALL_FUEL)  # noqa: SLF001 - its other half
-    constant = _CONSTANT.get(name)
+    constant = CONSTANT.get(name)
     if constant is not None:
         return constant
     try:

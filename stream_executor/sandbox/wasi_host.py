@@ -34,8 +34,14 @@ from stream_executor.sandbox.outcome import (
     Ending,
     refusal,
 )
-from stream_executor.sandbox.wasi import CALLS, WasiProcess, answer
-from stream_executor.sandbox.wasi_types import Errno, GuestExit, OutOfFuel, WasiError
+from stream_executor.sandbox.wasi import WasiProcess, answer
+from stream_executor.sandbox.wasi_types import (
+    CALLS,
+    Errno,
+    GuestExit,
+    OutOfFuel,
+    WasiError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,7 @@ import pytest
 
 from stream_executor.model.job import WasiInput
 from stream_executor.sandbox.wasi import (
-    _CONSTANT,
     CALL_FUEL,
-    CALLS,
     MAX_DESCRIPTORS,
     MAX_TRANSFER_BYTES,
     MAX_VECTORS,
@@ -20,7 +18,14 @@ from stream_executor.sandbox.wasi import (
     answer,
 )
 from stream_executor.sandbox.wasi_files import FileTree
-from stream_executor.sandbox.wasi_types import Errno, GuestExit, OutOfFuel, WasiError
+from stream_executor.sandbox.wasi_types import (
+    CALLS,
+    CONSTANT,
+    Errno,
+    GuestExit,
+    OutOfFuel,
+    WasiError,
+)
 from tests.integration.sandbox import guests
 
 SIZE = 1 << 16
@@ -99,7 +104,7 @@ class Guest:
 def test_every_function_of_preview_1_has_a_method_of_its_arity_or_a_constant() -> None:
     assert len(CALLS) == 46
     for name, params in CALLS.items():
-        if name not in _CONSTANT:
+        if name not in CONSTANT:
             method = getattr(WasiProcess, name)
             assert len(inspect.signature(method).parameters) == len(params) + 1
 
@@ -303,10 +308,10 @@ def test_stat_tells_kind_and_size() -> None:
     assert guest.memory.data[0] == 0  # no terminal: nobody turns interactive
 
 
-@pytest.mark.parametrize("name", sorted(_CONSTANT))
+@pytest.mark.parametrize("name", sorted(CONSTANT))
 def test_what_is_not_offered_gives_an_errno_without_looking(name: str) -> None:
     arguments = (2**32 - 1,) * len(CALLS[name])
-    expected = _CONSTANT[name]
+    expected = CONSTANT[name]
     assert Guest().call(name, *arguments) == expected
 
 
