@@ -43,6 +43,8 @@ _RETRY_S: Final = 0.1
 # Fetches that may wait unread per partition: the next one is under way while the
 # worker empties the last, and no more is held.
 _AHEAD: Final = 2
+# Values that one call hands out of a partition, bytes; one record at least.
+_TAKE_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +102,25 @@ class _Partition:
         return self.failure is not None and not self.chunks
 
     def take(self, limit: int) -> list[Record]:
-        """Hand out up to ``limit`` records and move the position past them."""
+        """Hand out up to ``limit`` records and move the position past them.
+
+        Fewer where they are large: small batches may unpack to much, one by one.
+        """
         records: list[Record] = []
-        while self.chunks and len(records) < limit:
+        room = _TAKE_BYTES
+        while self.chunks and len(records) < limit and room > 0:
             chunk = self.chunks[0]
             piece = chunk.piece or next(chunk.pieces, [])
             if not piece:
                 self.position = chunk.end
                 self.chunks.popleft()
                 continue
-            wanted = limit - len(records)
+            wanted = 0
+            for record in piece[: limit - len(records)]:
+                wanted += 1
+                room -= len(record.value or b"")
+                if room <= 0:
+                    break
             records += piece[:wanted]
             chunk.piece = piece[wanted:]
             self.position = records[-1].offset + 1

@@ -171,7 +171,7 @@ class Admission:
             token.principal, spent, len(value), headers,
         )  # fmt: skip
 
-    def place_module(
+    def place_module(  # noqa: PLR0911 - one return a refusal
         self, verified: Verified, context: AdmissionContext, *, view_confirmed: bool
     ) -> Admitted | Refused | None:
         """Find the module and the limits; the last decision.
@@ -181,6 +181,9 @@ class Admission:
             again with ``view_confirmed`` once it has passed the topic's end.
         """
         request, ceilings = verified.request, context.ceilings
+        if view_confirmed and (denied := context.deny.decide(verified.token)):
+            # While this waited for the view, the view may have learnt of a denial.
+            return _refuse(verified, denied, CODES[denied].meaning)
         ref = request.module
         grant: Limits | None = None
         name: str | None = None
@@ -200,8 +203,8 @@ class Admission:
                 return _refuse(verified, Code.MODULE_TOO_LARGE, message)
             s256, grant = published.s256, published.grant
             name = str(ref) if isinstance(ref, ModuleName) else published.name
-        if denied := context.deny.decide_module(s256):
-            return _refuse(verified, denied, "the module is denied")
+        if banned := context.deny.decide_module(s256):
+            return _refuse(verified, banned, "the module is denied")
         function = _function_of(request.invocation)
         allowed = context.policy.decide(verified.token.principal, name, s256, function)
         if not isinstance(allowed, PolicyGrant):

@@ -213,6 +213,7 @@ class Lane:
         self.expected = 0
         self._world = world
         self._admission: Admission | None = None
+        self._replay: ReplayWindow | None = None
         self._identity: LaneIdentity | None = None
         self._context: AdmissionContext | None = None
         self._writer: TransactionalWriter | None = None
@@ -349,6 +350,7 @@ class Lane:
         await world.confirm_view()
         expected = world.expected(self.partition)
         window = ReplayWindow(world.replay_budget, expected.horizon_ms)
+        self._replay = window  # from here on its memory is this lane's to give back
         recovered = await recover(world.reader(), expected, window)  # 2
         self._context = context = world.context()
         if context.digests.control_offset < recovered.head.control_offset:
@@ -413,8 +415,8 @@ class Lane:
     def _admit_inbox(self) -> None:
         """Admit until the inbox is empty or something must be waited for (5, 6)."""
         admission, inbox = self._admission, self.inbox
-        if admission is None:
-            return
+        if admission is None or self._failure is not None or self._closing is not None:
+            return  # what is admitted now would be forgotten, its jti spent
         context = self._world.context()
         if context is not self._context:
             self._note_context(context)
@@ -531,6 +533,8 @@ class Lane:
         await self._world.confirm_view()
         if generation != self._generation or self._admission is None:
             return
+        if self._closing is not None:
+            return  # the inbox is gone: the next owner decides
         context = self._world.context()
         if context is not self._context:
             self._note_context(context)
@@ -660,9 +664,9 @@ class Lane:
         self.window = InFlightWindow()
         self.inbox.clear()
         self._inbox_bytes = 0
-        if self._admission is not None:
-            self._admission.window.discard()
-        self._admission = None
+        if self._replay is not None:
+            self._replay.discard()
+        self._replay = self._admission = None
         self._quiet_since = None
         if self._waiting is not None:
             self._waiting.cancel()

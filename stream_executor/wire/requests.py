@@ -203,7 +203,7 @@ _MODULE_REFS: dict[str, ModuleRef] = {}
 def _from_json(value: bytes) -> ExecutionRequest:
     try:
         plain = _read_json(value)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(str(error)[:256]) from error
     if value.count(b'"') != _fewest_quotes(plain) or b"\\" in value:
         _refuse_duplicate_names(value)

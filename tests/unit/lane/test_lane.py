@@ -412,3 +412,36 @@ async def test_a_control_change_is_written_before_what_it_decides() -> None:
     assert executed[0].context_seq == 1
     assert executed[1].context_seq == context.seq
     assert log.index(context) < log.index(executed[1])
+
+
+@pytest.mark.threat("T-06")
+async def test_a_request_that_is_no_utf8_is_refused_and_ends_nobody() -> None:
+    """A poison pill: the JSON decoder has another exception for this one."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    value = b'{"request_id":"\xff"}'
+    broker.append(REQUESTS, 0, value, authorization(broker, value))
+
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 1)
+
+    refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
+    assert [leaf.code for leaf in refused] == ["invalid_request"]
+
+
+async def test_a_recovery_that_fails_gives_its_replay_memory_back() -> None:
+    """Else a partition that is away would use up the budget of all others."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    submit(broker)
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 1)
+    before = world.replay_budget.used_bytes
+    broker.logs[REQUESTS, 0] = []
+
+    async with owned(world) as lane:
+        assert lane.state is LaneState.HALTED
+
+    assert world.replay_budget.used_bytes == before
