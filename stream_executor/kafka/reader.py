@@ -12,21 +12,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import PartitionRecords
-from aiokafka.errors import KafkaError
-from aiokafka.record.memory_records import MemoryRecords
-
+from stream_executor.kafka.batches import parse_batches
 from stream_executor.kafka.client import READ_COMMITTED, BrokerClient
-from stream_executor.kafka.failures import classify
-from stream_executor.model.errors import MalformedError, UnavailableError
+from stream_executor.kafka.records import open_batches
+from stream_executor.model.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
     from typing import Self
 
-    from stream_executor.kafka.client import FetchedBytes
     from stream_executor.kafka.connection import KafkaConnection
     from stream_executor.model.record import Record
 
@@ -131,7 +126,8 @@ class PartitionReader:
                 ``stall_deadline_s`` (an open transaction before ``end``).
             BrokerRefusedError: ``start`` lies outside the log (``other``), unknown
                 topic, or no right to read.
-            MalformedError: a batch cannot be decoded; the message says where.
+            MalformedError: what the broker sent is no sequence of batches. A batch
+                whose records cannot be read gives a ``DamagedRecord`` for each offset.
         """
         position = start
         moved = time.monotonic()
@@ -143,18 +139,30 @@ class PartitionReader:
                 max_bytes=self._fetch_bytes,
                 max_wait_ms=FOLLOW_WAIT_MS if end is None else _BOUNDED_WAIT_MS,
             )
-            records, reached = _decode(topic, partition, position, fetched)
-            if end is not None and reached > end:
-                records = [record for record in records if record.offset < end]
-            if reached > position:
-                position, moved = reached, time.monotonic()
+            headers = parse_batches(fetched.data)
+            before, idle = position, True
+            # Piece by piece and tolerantly: requesters' bytes are read here too, and
+            # one batch that unpacks to much must not hide or outweigh the others.
+            for piece in open_batches(fetched.data, headers, fetched.aborted, position):
+                wanted = piece
+                if end is not None and piece[-1].offset >= end:
+                    wanted = [record for record in piece if record.offset < end]
+                if wanted:
+                    idle = False
+                    yield wanted
+                if len(wanted) < len(piece):
+                    break
+            if headers:
+                position = max(position, headers[-1].last_offset + 1)
+            if position > before:
+                moved = time.monotonic()
             elif end is not None and time.monotonic() - moved > self._stall_deadline_s:
                 raise UnavailableError(
                     f"read {topic}-{partition}: stood still at {position} of {end} for "
                     f"{self._stall_deadline_s:.0f} s (decided: {fetched.last_stable})"
                 )
-            if records or end is None:
-                yield records
+            if end is None and idle:
+                yield []
 
     async def read_one(self, topic: str, partition: int, offset: int) -> Record | None:
         """Read the record at an offset; None if that offset holds none.
@@ -167,27 +175,3 @@ class PartitionReader:
         async for records in self.read(topic, partition, offset, offset + 1):
             return records[0]
         return None
-
-
-def _decode(
-    topic: str, partition: int, position: int, fetched: FetchedBytes
-) -> tuple[list[Record], int]:
-    """Decode what one fetch brought; the second value is the position after it."""
-    batches = PartitionRecords(
-        TopicPartition(topic, partition),
-        MemoryRecords(fetched.data),
-        list(fetched.aborted),
-        position,
-        None,
-        None,
-        True,  # verify CRCs
-        READ_COMMITTED,
-    )
-    where = f"{topic}-{partition} from {position}"
-    try:
-        records = list(batches)
-    except KafkaError as error:
-        raise classify(error, f"read {where}", UnavailableError) from error
-    except (ValueError, TypeError, IndexError, OverflowError) as error:
-        raise MalformedError(f"{where}: {error!r}"[:200]) from error
-    return records, batches.next_fetch_offset

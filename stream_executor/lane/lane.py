@@ -425,7 +425,7 @@ class Lane:
         try:
             while inbox and self._admit_next(admission, context, now_ms, jobs):
                 pass
-        except IntegrityError as error:
+        except Exception as error:  # noqa: BLE001 - this lane's, never the fetch loop's
             self._fail(error)
             return
         self._submit(jobs)
@@ -510,20 +510,20 @@ class Lane:
     # -- what admission must wait for ------------------------------------------
 
     def _wait_for(self, work: Awaitable[None]) -> None:
+        generation = self._generation
+
         async def then_go_on() -> None:
-            generation = self._generation
             try:
                 await work
+                if generation == self._generation:
+                    self._waiting = None
+                    self._admit_inbox()
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001 - handed to the lane's task
                 if generation == self._generation:
                     self._waiting = None
                     self._fail(error)
-                return
-            if generation == self._generation:
-                self._waiting = None
-                self._admit_inbox()
 
         self._waiting = asyncio.create_task(then_go_on())
 
@@ -629,8 +629,8 @@ class Lane:
             closing=closing,
         )  # fmt: skip  # 8
         started = asyncio.get_running_loop().time()
-        await self._publish(transaction)  # 9, 10
         self._quiet_since = None
+        await self._publish(transaction)  # 9, 10
         for entry in entries:
             if isinstance(entry, Admitted) and entry.inline:
                 self._world.release_inline(entry.job.module_s256)

@@ -27,6 +27,7 @@ CONFIRM_DEADLINE_S = 5.0
 STALE_AFTER_S = 10.0
 _PARTITION = 0
 _RETRY_S = 0.5
+_LOOK_EVERY_S = 2.0
 
 
 class ControlFollower:
@@ -82,6 +83,7 @@ class ControlFollower:
                         self.view.apply(record.offset, record.timestamp, record.value)
                     if records:
                         self._changed()
+                        await self._confirm_if_due()
                     else:  # nothing new within a long poll: this was the end
                         self._idle += 1
                         self._confirmed_at = asyncio.get_running_loop().time()
@@ -95,6 +97,14 @@ class ControlFollower:
                     "`wasm-executor init` printed for this deployment"
                 )
                 raise ConfigError(message) from error
+
+    async def _confirm_if_due(self) -> None:
+        """Look at the topic's end now and then: busy writers leave no idle poll."""
+        now = asyncio.get_running_loop().time()
+        if self._confirmed_at is None or now - self._confirmed_at > _LOOK_EVERY_S:
+            end = await self._query.end_offset(self._topic, _PARTITION)
+            if self.view.next_offset >= end:
+                self._confirmed_at = now
 
     async def confirm(self) -> None:
         """Return once the view has passed what is now the topic's end.

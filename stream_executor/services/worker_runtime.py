@@ -277,9 +277,10 @@ class WorkerRuntime:
 
     async def _reload(self) -> None:
         try:
+            policy = _read_policy(self._orders.settings.policy_path)
             if self._keys is not None:
                 await self._keys.load()
-            self._policy = _read_policy(self._orders.settings.policy_path)
+            self._policy = policy
         except (ConfigError, UnavailableError) as error:
             log.error("worker.reload_refused", reason=str(error))  # noqa: TRY400
             return
@@ -316,6 +317,8 @@ class WorkerRuntime:
         await asyncio.gather(
             *(lane.release("rebalance", _REBALANCE_RELEASE_S) for lane in released)
         )
+        if self._draining:  # it began meanwhile
+            return
         for partition in sorted(partitions):
             lane = self._lanes.get(partition)
             if lane is None:
@@ -369,7 +372,10 @@ class WorkerRuntime:
             if lane.running
         }
         self._fetcher.assign(positions)
-        self._paused &= set(positions)
+        self._fetcher.resume(
+            positions
+        )  # what had failed or was congested is sought anew
+        self._paused = set()
         return set(positions)
 
     def _pause_congested(self, assigned: set[int]) -> None:
@@ -579,6 +585,8 @@ class WorkerRuntime:
                 self._membership.commit_positions(self._answered_positions())
             )
         deadline_s = self._ceilings.limits.deadline_ms / 1000 + _WATCHDOG_S
+        if self.sandbox.running >= self.sandbox.capacity:
+            return  # work waits for work, of whatever lane
         for lane in self._lanes.values():
             if lane.stuck_for(asyncio.get_running_loop().time()) > deadline_s:
                 message = (
@@ -656,7 +664,12 @@ def _sandbox_config(orders: WorkerOrders) -> SandboxConfig:
 
 
 def _read_policy(path: str | None) -> Policy:
-    return Policy.parse(b"" if path is None else Path(path).read_bytes())
+    try:
+        text = b"" if path is None else Path(path).read_bytes()
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise ConfigError(message) from error
+    return Policy.parse(text)
 
 
 def _output_bytes(result_bytes: int, encoding: str) -> int:
