@@ -77,7 +77,7 @@ def run_demo() -> int:
     if not kept:
         _say(f"\nSomething is not as promised ({took:.1f} s).")
         return _EXIT_BROKEN_PROMISE
-    _say(f"\nAll as promised, in {took:.1f} s. To go on: wasm-executor dev")
+    _say(f"\nAll as promised, in {took:.1f} s. To go on: make dev")
     return _EXIT_OK
 
 

@@ -254,12 +254,12 @@ def _ask_from_python(dev: Dev, folder: Path) -> None:
     programs = _PYTHON.findall(README)
     assert len(programs) == 2
     for program in programs:
-        assert '"credentials.json"' in program
+        assert 'os.environ["EXECUTOR_CREDENTIALS"]' in program
         done = subprocess.run(
             [
                 sys.executable,
                 "-c",
-                program.replace('"credentials.json"', repr(str(dev.credentials))),
+                program,
             ],
             cwd=folder,
             env=dev.environment,
