@@ -21,6 +21,7 @@ from stream_executor.model.audit import (
     RequestRefused,
     Seal,
 )
+from stream_executor.model.control import DenySubject
 from stream_executor.model.lanes import LaneState
 from stream_executor.model.request import (
     Call,
@@ -445,3 +446,58 @@ async def test_a_recovery_that_fails_gives_its_replay_memory_back() -> None:
         assert lane.state is LaneState.HALTED
 
     assert world.replay_budget.used_bytes == before
+
+
+async def test_a_release_during_a_module_look_up_keeps_what_is_finished() -> None:
+    """What waits for the control view is the next owner's; the rest is committed."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    look = asyncio.Event()
+    look.set()
+    world.confirm_view = look.wait  # type: ignore[method-assign, assignment]
+    lane = Lane(0, world)
+    lane.start()
+    await until(lambda: lane.running)
+    look.clear()
+    world.sandbox.held = True
+    submit(broker, 0)
+    named = encode_json(
+        ExecutionRequest("r-1", ModuleName("not-yet", "1"), Call("add", b""))
+    )
+    broker.append(REQUESTS, 0, named, authorization(broker, named))
+    feed(world, lane)
+
+    release = asyncio.create_task(lane.release("rebalance", 2.0))
+    await until(lambda: not lane.running)
+    look.set()
+    world.sandbox.run()
+    await release
+
+    assert answers(broker) == {0: "SUCCEEDED"}
+    assert isinstance(leaves(broker)[-2], LaneReleased)
+
+
+@pytest.mark.threat("T-15")
+async def test_a_denial_learnt_while_waiting_for_a_module_is_applied() -> None:
+    """The request is decided under the newer context, so the newer list counts."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    async with owned(world) as lane:
+
+        async def learn() -> None:
+            orders = Orders(world.view, OPERATOR, 1)
+            world.control(orders.deny(DenySubject.SUB, "agent-7", "test"))
+            orders = Orders(world.view, OPERATOR, 1)
+            world.control(orders.publish(ModuleName("late", "1"), bytes(32), 4, 0))
+
+        world.confirm_view = learn  # type: ignore[method-assign]
+        named = encode_json(
+            ExecutionRequest("r-1", ModuleName("late", "1"), Call("add", b""))
+        )
+        broker.append(REQUESTS, 0, named, authorization(broker, named))
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 1)
+
+    assert world.sandbox.entered == 0
+    refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
+    assert [leaf.code for leaf in refused] == ["auth_revoked"]
