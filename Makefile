@@ -18,15 +18,18 @@ help: ## Print this list
 
 venv: $(VENV)/.stamp ## Create .venv from the lock (all others do it when needed)
 
-# The stamp is younger than the lock when .venv holds what the lock says.
+# The stamp is younger than the lock when .venv holds what the lock says. The lock is
+# complete, so pip resolves nothing (with extras it would look past the lock's versions);
+# `pip check` says if something is missing after all.
 $(VENV)/.stamp: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed; name it: make PYTHON=python3.12' >&2; exit 4; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo 'This Python has no venv. On Debian: apt-get install python3-venv' >&2; exit 4; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip check --disable-pip-version-check >/dev/null || { $(BIN)/python -m pip check; exit 1; }
 	@touch $@
 
 demo: venv ## Show everything once on an embedded Kafka, then exit
