@@ -4,13 +4,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What pip does not bring: kcat, a third Kafka client, and jq, for the README's lines.
-SYSTEM_PARTS := kcat jq
 T ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo dev test test-unit test-integration test-acceptance lint fmt \
-  types bench check-docs ci system-parts missing-parts lock clean
+  types bench check-docs ci system-parts lock clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | \
@@ -38,16 +36,16 @@ demo: venv ## Show everything once on an embedded Kafka, then exit
 dev: venv ## Start everything on an embedded Kafka and stay up
 	$(BIN)/wasm-executor dev
 
-test: venv missing-parts ## Run all tests, or one thing: make test T=tests/unit/wire
+test: venv system-parts ## Run all tests, or one thing: make test T=tests/unit/wire
 	$(BIN)/pytest $(if $(T),--exitfirst $(T),)
 
 test-unit: venv ## Run the fast tests (no sockets, no broker)
 	$(BIN)/pytest tests/unit $(if $(wildcard tests/property),tests/property,)
 
-test-integration: venv ## Run the tests on a real Apache Kafka
+test-integration: venv system-parts ## Run the tests on a real Apache Kafka
 	$(BIN)/pytest tests/integration $(if $(wildcard tests/fault),tests/fault,)
 
-test-acceptance: venv missing-parts ## Run the tests of the installed command
+test-acceptance: venv system-parts ## Run the tests of the installed command
 	$(BIN)/pytest tests/acceptance
 
 lint: venv ## Lint, formatting, types and the import law
@@ -72,16 +70,8 @@ check-docs: venv ## Compare the documents with the code
 ci: ## What CI runs
 	.ci/run
 
-system-parts: ## Install the system packages (as root, with apt)
-	@missing=$$(for part in $(SYSTEM_PARTS); do command -v $$part >/dev/null || echo $$part; done); \
-	if [ -z "$$missing" ]; then exit 0; fi; \
-	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-	  echo "Install with this system's package manager:" $$missing >&2; exit 0; fi; \
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
-
-missing-parts:
-	@for part in $(SYSTEM_PARTS); do command -v $$part >/dev/null || \
-	  echo "Not installed: $$part (make system-parts). Tests that use it will fail." >&2; done
+system-parts: ## Install what only system packages give (as root, with apt)
+	@tools/system_parts.sh
 
 lock: venv ## Resolve the dependencies anew; read the difference before committing
 	$(PYTHON) -m venv --clear $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv

@@ -1,7 +1,14 @@
-"""What all tests share: a broker for those that ask, no network for unit tests."""
+"""What all tests share: a broker for those that ask, no network for unit tests.
+
+A test that needs a command which pip cannot bring says ``@pytest.mark.needs("kcat")``.
+Where the command is missing the test is skipped and the last lines of the run name
+both; with CI=true it fails instead.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +21,44 @@ if TYPE_CHECKING:
 pytest_plugins = ["stream_executor.testing.kafka"]
 
 _UNIT = Path(__file__).with_name("unit")
+_PARTS = Path(__file__).parents[1] / "tools" / "system-parts.txt"
+# Where Debian keeps commands that are not for everybody's PATH.
+_SEARCHED = os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/sbin"))
+_missing = pytest.StashKey[dict[str, list[str]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the list of what was missing."""
+    config.stash[_missing] = {}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a missing command; fail it in CI."""
+    for marker in item.iter_markers("needs"):
+        for command in marker.args:
+            if command not in _known_parts():
+                pytest.fail(f"{command} has no line in {_PARTS.name}")
+            if shutil.which(command, path=_SEARCHED) is not None:
+                continue
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"{command} is not installed: make system-parts")
+            item.config.stash[_missing].setdefault(command, []).append(item.nodeid)
+            pytest.skip(f"{command} is not installed")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Name what was missing and which tests it cost, last of all."""
+    for command, tests in config.stash[_missing].items():
+        terminalreporter.line(f"Not installed: {command}. Not run for want of it:")
+        for test in tests:
+            terminalreporter.line(f"  {test}")
+
+
+def _known_parts() -> frozenset[str]:
+    lines = _PARTS.read_text(encoding="utf-8").splitlines()
+    return frozenset(line.split()[0] for line in lines if line and line[0] != "#")
 
 
 @pytest.fixture(autouse=True)

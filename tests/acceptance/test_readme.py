@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -216,12 +215,10 @@ def run(block: list[Step], folder: Path, environment: dict[str, str]) -> list[st
 @pytest.mark.kafka
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.needs("kcat", "jq")
 def test_what_the_readme_shows_is_what_comes(dev: Dev, folder: Path) -> None:
     blocks = _TESTED.findall(README)
     assert {name for name, _ in blocks} == {"dev"}
-    if shutil.which("kcat") is None:
-        message = "kcat is not installed: make system-parts"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
 
     last: list[str] = []
     for _, text in blocks:

@@ -1,14 +1,12 @@
 """The programs under examples/signing make tokens that a worker accepts.
 
 They run as a user would run them, in their own language, and the token is judged by
-the verification that lanes use. A toolchain that is missing fails in CI (``CI=true``)
-and is skipped elsewhere.
+the verification that lanes use.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -48,7 +46,7 @@ COMMANDS = {
     "java": ["java", "java/Sign.java"],
     "shell": ["bash", "shell/sign.sh"],
 }
-NEEDS = {"shell": "openssl"}
+NEEDS = {"node": ["node"], "go": ["go"], "java": ["javac"], "shell": ["openssl"]}
 
 
 class Keys(NamedTuple):
@@ -76,12 +74,6 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 def run_recipe(language: str, algorithm: str, keys: Keys, value_file: Path) -> bytes:
     """Run one recipe as docs/signing.md says; give the token that it prints."""
     command = COMMANDS[language]
-    for program in (command[0], NEEDS.get(language, command[0])):
-        if shutil.which(program) is None:
-            message = f"{program} is not installed"
-            if os.environ.get("CI") == "true":
-                pytest.fail(message)
-            pytest.skip(message)
     environment = dict(os.environ)
     environment |= {
         "WX_ISSUER": ISSUER,
@@ -115,7 +107,13 @@ def judge(
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "EdDSA"])
-@pytest.mark.parametrize("language", COMMANDS)
+@pytest.mark.parametrize(
+    "language",
+    [
+        pytest.param(language, marks=pytest.mark.needs(*NEEDS.get(language, ())))
+        for language in COMMANDS
+    ],
+)
 def test_a_recipe_signs_exactly_the_record_it_was_given(
     language: str, algorithm: str, keys: Keys, tmp_path: Path
 ) -> None:
