@@ -22,8 +22,8 @@ from stream_executor.auth.token import TokenProfile
 from stream_executor.lane.admission import AdmissionContext, Ceilings
 from stream_executor.lane.conclusion import LaneIdentity, Tally
 from stream_executor.lane.head import LEAST_HORIZON_MS, LaneHead
-from stream_executor.lane.lane import Lane, LaneSettings
 from stream_executor.lane.recovery import Expected
+from stream_executor.lane.world import LaneSettings
 from stream_executor.model.audit import (
     ZERO32,
     ContextDigests,
@@ -42,6 +42,8 @@ from tests.memory_log import MemoryBroker, MemoryReader, MemoryWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stream_executor.lane.lane import Lane
 
 REQUESTS, RESULTS, AUDIT = "wasm.requests", "wasm.results", "wasm.audit"
 SECRET = bytes(range(32, 72))

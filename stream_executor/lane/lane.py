@@ -22,20 +22,13 @@ import asyncio
 import contextlib
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from stream_executor.audit.digests import Salter
-from stream_executor.auth.replay import ReplayBudget, ReplayWindow
+from stream_executor.auth.replay import ReplayWindow
 from stream_executor.auth.token import Place
 from stream_executor.lane.admission import Admission, AdmissionContext, Verified
-from stream_executor.lane.conclusion import (
-    LaneIdentity,
-    Tally,
-    Transaction,
-    conclude,
-)
+from stream_executor.lane.conclusion import LaneIdentity, Transaction, conclude
 from stream_executor.lane.entries import (
     Admitted,
     ContextChange,
@@ -60,16 +53,9 @@ from stream_executor.model.request import InlineModule
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from stream_executor.lane.head import LaneHead
-    from stream_executor.lane.ports import (
-        GapProver,
-        LogReader,
-        Sandbox,
-        TransactionalWriter,
-    )
-    from stream_executor.model.audit import LaneAcquired
+    from stream_executor.lane.ports import TransactionalWriter
+    from stream_executor.lane.world import LaneWorld
     from stream_executor.model.job import Job, Report
     from stream_executor.model.record import Record
 
@@ -83,117 +69,6 @@ _BLOCKED_RETRY_S = 15.0
 _FENCED_RETRY_S = 12.0
 _SMALLEST_BATCH_BYTES = 16 * 1024
 _BATCH_MARGIN_BYTES = 2 * 1024
-
-
-class LaneSettings(msgspec.Struct, frozen=True):
-    """Numbers and names that all lanes of a worker share.
-
-    Attributes:
-        window_requests, window_bytes: most in flight before intake pauses.
-        max_result_bytes: most bytes of one encoded result.
-        batch_bytes: most bytes of one produced batch.
-        commit_requests, commit_bytes: most that one transaction carries.
-        most_floor_s: the wait between two commits under load rises up to this.
-    """
-
-    window_requests: int
-    window_bytes: int
-    max_result_bytes: int
-    batch_bytes: int
-    commit_requests: int
-    commit_bytes: int
-    most_floor_s: float
-
-
-class LaneWorld(Protocol):
-    """The worker, as a lane sees it: ports, identity and shared state."""
-
-    @property
-    def settings(self) -> LaneSettings:
-        """Numbers that all lanes share."""
-        ...
-
-    @property
-    def sandbox(self) -> Sandbox:
-        """Where jobs run."""
-        ...
-
-    @property
-    def prover(self) -> GapProver:
-        """Who proves gaps."""
-        ...
-
-    @property
-    def process_key(self) -> Ed25519PrivateKey:
-        """The key that signs seals."""
-        ...
-
-    @property
-    def replay_budget(self) -> ReplayBudget:
-        """Memory for spent tokens, shared by all lanes."""
-        ...
-
-    def expected(self, partition: int) -> Expected:
-        """Give what the log of a partition must be."""
-        ...
-
-    def reader(self) -> LogReader:
-        """Give a reader for recovery."""
-        ...
-
-    def writer(self, partition: int, batch_bytes: int) -> TransactionalWriter:
-        """Give a new writer that has fenced nobody yet."""
-        ...
-
-    def opening(self, term: int, head: LaneHead) -> LaneAcquired:
-        """Give a term's lane.acquired leaf; seq and prev are the lane's."""
-        ...
-
-    def identity(
-        self, partition: int, log_id: bytes, term: int, max_result_bytes: int
-    ) -> LaneIdentity:
-        """Give a lane's constants during a term."""
-        ...
-
-    def context(self) -> AdmissionContext:
-        """Give what decisions rest on; the same object until it changes."""
-        ...
-
-    def refresh_keys(self, context: AdmissionContext) -> Awaitable[None] | None:
-        """Give what to await before an unknown key is final; None if it is."""
-        ...
-
-    def now_ms(self) -> int:
-        """Give the worker's clock, milliseconds since 1970 UTC."""
-        ...
-
-    async def confirm_view(self) -> None:
-        """Return once the control view has passed the topic's present end."""
-        ...
-
-    def hold_inline(self, s256: bytes, module: bytes) -> None:
-        """Keep an inline module's bytes for the sandbox."""
-        ...
-
-    def release_inline(self, s256: bytes) -> None:
-        """Let one hold go."""
-        ...
-
-    def seek(self, partition: int, offset: int) -> None:
-        """Have records fetched from this offset on."""
-        ...
-
-    def committed(self, partition: int, tally: Tally, seconds: float) -> None:
-        """Count a committed transaction that took so long."""
-        ...
-
-    def changed(self, lane: Lane) -> None:
-        """Take note of the lane's new state."""
-        ...
-
-    def failed(self, lane: Lane, error: BaseException) -> None:
-        """Take note that the lane halted, and why."""
-        ...
 
 
 class Lane:

@@ -2,13 +2,12 @@
 
 The consumer group says which partitions are ours (``GroupMembership``); records come
 through a second consumer whose positions are the lanes' own (``RequestFetcher``), so
-that a rebalance of the group moves no position. One loop fetches for all lanes.
+that a rebalance of the group moves no position. ``FetchLoop`` fetches for all lanes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,8 +36,9 @@ from stream_executor.lane.admission import AdmissionContext
 from stream_executor.lane.admission import Ceilings as AdmissionCeilings
 from stream_executor.lane.conclusion import LaneIdentity, Tally
 from stream_executor.lane.head import LEAST_HORIZON_MS
-from stream_executor.lane.lane import Lane, LaneSettings
+from stream_executor.lane.lane import Lane
 from stream_executor.lane.recovery import Expected
+from stream_executor.lane.world import LaneSettings
 from stream_executor.model.audit import (
     ContextDigests,
     LaneAcquired,
@@ -60,6 +60,7 @@ from stream_executor.modules.view import ControlView
 from stream_executor.sandbox.config import SandboxConfig
 from stream_executor.sandbox.pool import SandboxPool
 from stream_executor.services.control_follower import ControlFollower
+from stream_executor.services.fetching import FetchLoop
 from stream_executor.services.reports import WorkerState
 from stream_executor.wire import results
 from stream_executor.wire.schemas import schema_digests
@@ -71,10 +72,6 @@ if TYPE_CHECKING:
     from stream_executor.lane.head import LaneHead
     from stream_executor.services.worker_settings import WorkerOrders
 
-# Records of one poll: enough to amortise it, few enough not to hold the loop long.
-POLL_RECORDS = 200
-_POLL_MS = 100
-_POSITION_EVERY_S = 1.0
 _COMMIT_POSITIONS_EVERY_S = 5.0
 _REBALANCE_RELEASE_S = 2.0
 # A lane whose oldest request is unfinished this long after its deadline is stuck.
@@ -143,18 +140,17 @@ class WorkerRuntime:
         self._context: AdmissionContext | None = None
         self._inline: dict[bytes, tuple[bytes, int]] = {}
         self._lanes: dict[int, Lane] = {}
-        self._seeks: dict[int, int] = {}
-        self._paused: set[int] = set()
-        self._ends: dict[int, int] = {}
+        self._fetching = FetchLoop(
+            self._fetcher, self._lanes, lambda: self._follower.confirmed
+        )
         self._cluster_id = ""
         self._membership: GroupMembership | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._connected: list[PartitionReader | GapProver | RequestFetcher] = []
-        self._work_to_fetch = asyncio.Event()
         self._draining = False
         self._ready = False
         self._last_commit_s = 0.0
-        self._positions_at = self._committed_at = 0.0
+        self._committed_at = 0.0
         self._note = "starting"
 
     # -- life -----------------------------------------------------------------
@@ -184,7 +180,7 @@ class WorkerRuntime:
         self._spawn(self._keys.follow(_keys_not_refreshed))
         self._note = "starting the sandbox"
         await sandbox
-        self._spawn(self._fetch())
+        self._spawn(self._fetching.run())
         self._note = "joining the group"
         membership = self._orders.settings.membership
         self._membership = GroupMembership(
@@ -313,7 +309,7 @@ class WorkerRuntime:
             return
         lost = [p for p in self._lanes if p not in partitions]
         released = [self._lanes.pop(p) for p in lost]
-        self._positions_changed()
+        self._fetching.lanes_changed()
         await asyncio.gather(
             *(lane.release("rebalance", _REBALANCE_RELEASE_S) for lane in released)
         )
@@ -327,87 +323,11 @@ class WorkerRuntime:
             else:
                 lane.reassigned()
 
-    # -- fetching -------------------------------------------------------------
+    # -- what lanes ask (LaneWorld) ---------------------------------------------
 
     def seek(self, partition: int, offset: int) -> None:
         """Have the next poll of this partition begin at an offset."""
-        self._seeks[partition] = offset
-        self._work_to_fetch.set()
-
-    def _positions_changed(self) -> None:
-        self._seeks.setdefault(-1, 0)
-        self._work_to_fetch.set()
-
-    async def _fetch(self) -> None:
-        """Fetch for all running lanes, for ever."""
-        assigned: set[int] = set()
-        while True:
-            if self._seeks:
-                assigned = self._place_positions()
-            if not assigned or not self._follower.confirmed:
-                await self._idle()
-                continue
-            self._pause_congested(assigned)
-            fetched = await self._fetcher.getmany(POLL_RECORDS, _POLL_MS)
-            for partition, records in fetched.items():
-                lane = self._lanes.get(partition)
-                if lane is not None and partition not in self._seeks:
-                    lane.feed(records)
-            self._note_positions(assigned)
-            # Replies, commits and heartbeats run between two polls.
-            await asyncio.sleep(0)
-
-    async def _idle(self) -> None:
-        self._work_to_fetch.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await self._work_to_fetch.wait()
-
-    def _place_positions(self) -> set[int]:
-        """Give the fetcher every running lane, each at the lane's own position."""
-        seeks, self._seeks = self._seeks, {}
-        positions = {
-            partition: seeks.get(partition, lane.fetch_position)
-            for partition, lane in self._lanes.items()
-            if lane.running
-        }
-        self._fetcher.assign(positions)
-        self._fetcher.resume(
-            positions
-        )  # what had failed or was congested is sought anew
-        self._paused = set()
-        return set(positions)
-
-    def _pause_congested(self, assigned: set[int]) -> None:
-        congested = {
-            p
-            for p in assigned
-            if (lane := self._lanes.get(p)) is None
-            or lane.congested
-            or not lane.running
-        }
-        if congested != self._paused:
-            self._fetcher.pause(congested - self._paused)
-            self._fetcher.resume(self._paused - congested)
-            self._paused = congested
-
-    def _note_positions(self, assigned: set[int]) -> None:
-        """Tell lanes of failures, and where fetching stands if no record says it."""
-        for partition, error in self._fetcher.take_failures().items():
-            lane = self._lanes.get(partition)
-            if lane is not None:
-                lane.unfetchable(error)
-        now = time.monotonic()
-        if self._seeks or now - self._positions_at < _POSITION_EVERY_S:
-            return
-        self._positions_at = now
-        for partition in assigned:
-            lane = self._lanes.get(partition)
-            if lane is not None and lane.running:
-                lane.reached(self._fetcher.position(partition))
-                self._ends[partition] = self._fetcher.high_watermark(partition)
-
-    # -- what lanes ask (LaneWorld) ---------------------------------------------
+        self._fetching.seek(partition, offset)
 
     def expected(self, partition: int) -> Expected:
         """Give what the log of this partition must be."""
@@ -564,7 +484,7 @@ class WorkerRuntime:
             f"lane.{lane.state}", partition=lane.partition, reason=lane.reason,
             term=lane.term,
         )  # fmt: skip
-        self._positions_changed()
+        self._fetching.lanes_changed()
 
     def failed(self, lane: Lane, error: BaseException) -> None:
         """Log a lane that halts; a bug of ours ends the worker."""
@@ -637,7 +557,7 @@ class WorkerRuntime:
             lane.state,
             lane.reason,
             -1 if lane.head is None else lane.head.next,
-            self._ends.get(lane.partition, -1),
+            self._fetching.ends.get(lane.partition, -1),
             lane.term,
             lane.in_flight,
         )

@@ -1,0 +1,133 @@
+"""The one loop that fetches for all lanes of a worker.
+
+Each lane is fetched from its own position and only while it runs; congested lanes are
+paused. Not here: which lanes there are (``worker_runtime``), and how a fetch becomes
+records (``kafka/intake``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stream_executor.kafka.intake import RequestFetcher
+    from stream_executor.lane.lane import Lane
+
+# Records of one poll: enough to amortise it, few enough not to hold the loop long.
+POLL_RECORDS = 200
+_POLL_MS = 100
+_POSITION_EVERY_S = 1.0
+_IDLE_S = 0.5
+
+
+class FetchLoop:
+    """Feeds lanes, for as long as ``run`` runs.
+
+    Args:
+        fetcher: started; its assignment, positions and pauses are this loop's alone.
+        lanes: the worker's lanes by partition; read anew at every turn.
+        may_fetch: whether decisions may be made now; while False nothing is fetched.
+
+    Attributes:
+        ends: end offsets of the partitions, as of the last look.
+    """
+
+    def __init__(
+        self,
+        fetcher: RequestFetcher,
+        lanes: Mapping[int, Lane],
+        may_fetch: Callable[[], bool],
+    ) -> None:
+        self.ends: dict[int, int] = {}
+        self._fetcher = fetcher
+        self._lanes = lanes
+        self._may_fetch = may_fetch
+        self._seeks: dict[int, int] = {}
+        self._stale = False
+        self._paused: set[int] = set()
+        self._positions_at = 0.0
+        self._work = asyncio.Event()
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Have the next poll of this partition begin at an offset."""
+        self._seeks[partition] = offset
+        self.lanes_changed()
+
+    def lanes_changed(self) -> None:
+        """Take note that lanes came, went or changed their state."""
+        self._stale = True
+        self._work.set()
+
+    async def run(self) -> None:
+        """Fetch for all running lanes, for ever."""
+        assigned: set[int] = set()
+        while True:
+            if self._stale:
+                assigned = self._place_positions()
+            if not assigned or not self._may_fetch():
+                await self._idle()
+                continue
+            self._pause_congested(assigned)
+            fetched = await self._fetcher.getmany(POLL_RECORDS, _POLL_MS)
+            for partition, records in fetched.items():
+                lane = self._lanes.get(partition)
+                if lane is not None and partition not in self._seeks:
+                    lane.feed(records)
+            self._note_positions(assigned)
+            # Replies, commits and heartbeats run between two polls.
+            await asyncio.sleep(0)
+
+    async def _idle(self) -> None:
+        self._work.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_IDLE_S):
+                await self._work.wait()
+
+    def _place_positions(self) -> set[int]:
+        """Give the fetcher every running lane, each at the lane's own position."""
+        self._stale = False
+        seeks, self._seeks = self._seeks, {}
+        positions = {
+            partition: seeks.get(partition, lane.fetch_position)
+            for partition, lane in self._lanes.items()
+            if lane.running
+        }
+        self._fetcher.assign(positions)
+        # What had failed or was congested is sought anew.
+        self._fetcher.resume(positions)
+        self._paused = set()
+        return set(positions)
+
+    def _pause_congested(self, assigned: set[int]) -> None:
+        congested = {
+            p
+            for p in assigned
+            if (lane := self._lanes.get(p)) is None
+            or lane.congested
+            or not lane.running
+        }
+        if congested != self._paused:
+            self._fetcher.pause(congested - self._paused)
+            self._fetcher.resume(self._paused - congested)
+            self._paused = congested
+
+    def _note_positions(self, assigned: set[int]) -> None:
+        """Tell lanes of failures, and where fetching stands if no record says it."""
+        for partition, error in self._fetcher.take_failures().items():
+            lane = self._lanes.get(partition)
+            if lane is not None:
+                lane.unfetchable(error)
+        now = time.monotonic()
+        if self._stale or now - self._positions_at < _POSITION_EVERY_S:
+            return
+        self._positions_at = now
+        for partition in assigned:
+            lane = self._lanes.get(partition)
+            if lane is not None and lane.running:
+                lane.reached(self._fetcher.position(partition))
+                self.ends[partition] = self._fetcher.high_watermark(partition)
