@@ -180,6 +180,7 @@ class Settings(SettingsFields):
                 result_bytes=self.max_result_bytes,
                 hard_fuel_units=self.hard_max_fuel,
                 hard_memory_bytes=self.hard_max_memory_bytes,
+                hard_deadline_ms=_ms(self.hard_max_timeout_seconds),
                 hard_module_bytes=self.hard_max_module_bytes,
                 compile_deadline_ms=_ms(self.compile_seconds),
                 compile_memory_bytes=self.compile_memory_bytes,

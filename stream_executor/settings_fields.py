@@ -182,6 +182,10 @@ class SettingsFields(BaseSettings):
         "HARD_MAX_MEMORY_BYTES", 536_870_912, "Most memory that a grant may give.",
         ge=65_536, le=4_294_967_296,
     )  # fmt: skip
+    hard_max_timeout_seconds: float = _setting(
+        "HARD_MAX_TIMEOUT_SECONDS", 60.0,
+        "Longest wall-clock time that a grant may give.", ge=0.1, le=300,
+    )  # fmt: skip
     # Below wasm.modules' max.message.bytes of 64 MiB.
     hard_max_module_bytes: int = _setting(
         "HARD_MAX_MODULE_BYTES", 33_554_432, "Largest module that can be published.",

@@ -50,6 +50,7 @@ def _ceilings(s: Settings) -> Iterator[str]:
         ("max_fuel", "hard_max_fuel"),
         ("max_memory_bytes", "hard_max_memory_bytes"),
         ("max_module_bytes", "hard_max_module_bytes"),
+        ("timeout_seconds", "hard_max_timeout_seconds"),
     ):
         if getattr(s, most) > getattr(s, hard):
             yield (

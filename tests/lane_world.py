@@ -54,6 +54,7 @@ LOG_ID = hashlib.sha256(b"log").digest()[:16]
 AUDIENCE = "wasm-executor/c1"
 MODULE = hashlib.sha256(b"module").digest()
 LIMITS = Limits(5_000_000, 1 << 26, 5_000)
+HARD = Limits(50_000_000, 1 << 28, 30_000)
 
 
 def add(job: Job) -> Report:
@@ -169,7 +170,7 @@ class MemoryWorld:
             policy = Policy.parse(b"")
             self._context = AdmissionContext(
                 self.keys, TokenProfile(), policy, DenyList.of(self.view.denied),
-                self.view, Ceilings(LIMITS, 1 << 20, 1 << 15),
+                self.view, Ceilings(LIMITS, 1 << 20, HARD, 1 << 22, 1 << 15),
                 ContextDigests(
                     self.view.next_offset, self.view.head, policy.s256,
                     self.keys.digest,

@@ -1,4 +1,4 @@
-"""``module``: publish, list and show modules, or begin a new one."""
+"""``module``: begin, publish, list, show and revoke modules."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from stream_executor.model.job import Limits
     from stream_executor.modules.view import PublishedModule
 
-module = typer.Typer(help="Publish and look at modules.", no_args_is_help=True)
+module = typer.Typer(help="Publish, look at and revoke modules.", no_args_is_help=True)
 
+AdministratorKey = Annotated[
+    Path | None,
+    typer.Option("--key", metavar="FILE", help="An Administrator's private key."),
+]
 OperatorKey = Annotated[
     str | None,
     typer.Option(
@@ -78,10 +82,7 @@ def publish(
         str | None,
         typer.Option("--name", metavar="NAME@VERSION", help="Default FILE's name @1."),
     ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option("--key", metavar="FILE", help="An Administrator's private key."),
-    ] = None,
+    key: AdministratorKey = None,
     operator_key: OperatorKey = None,
     grant_fuel: Annotated[
         int | None, typer.Option(metavar="UNITS", help="More fuel for this module.")
@@ -92,6 +93,9 @@ def publish(
     grant_deadline: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="More time for it.")
     ] = None,
+    grant_size: Annotated[
+        bool, typer.Option(help="It may be larger than MAX_MODULE_BYTES.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Publish a module under NAME@VERSION, for good: a version never changes."""
@@ -103,6 +107,7 @@ def publish(
     if not isinstance(ref, ModuleName):
         raise CommandError("USAGE", "modules are published by name@version")
     binary = read_module(file)
+    hard_max = _hard_max(reach, len(binary))
     with progress(f"publishing {ref} ({len(binary)} bytes)"):
         published = asyncio.run(
             publishing.publish(
@@ -112,7 +117,8 @@ def publish(
                 _administrator(reach, key),
                 ref,
                 binary,
-                _grant(grant_fuel, grant_memory, grant_deadline),
+                _grant(grant_fuel, grant_memory, grant_deadline, size=grant_size),
+                hard_max,
             )
         )
     if json:
@@ -129,6 +135,48 @@ def publish(
         return
     say(f"{ref} sha256:{published.s256.hex()}")
     hint("published" if published.new else "it was published before, just so")
+
+
+@module.command()
+@with_reach
+def revoke(
+    *,
+    name: Annotated[
+        str, typer.Argument(metavar="MODULE", help="name@version or sha256:…")
+    ],
+    reach: Reach,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; for people.")],
+    key: AdministratorKey = None,
+    operator_key: OperatorKey = None,
+    json: Json = False,
+) -> None:
+    """Forbid a module's bytes, by whatever name and for good, on the whole fleet."""
+    from stream_executor.model.request import InlineModule  # noqa: PLC0415 - lazily
+    from stream_executor.services import publishing  # noqa: PLC0415 - as above
+    from stream_executor.wire.requests import parse_module_name  # noqa: PLC0415
+
+    ref = parse_module_name(name)
+    if isinstance(ref, InlineModule):
+        raise CommandError("USAGE", "modules are revoked by name@version or sha256:…")
+    try:
+        s256, new = asyncio.run(
+            publishing.revoke(
+                reach.connection,
+                reach.topics,
+                reach.operator_public_key(operator_key),
+                _administrator(reach, key),
+                ref,
+                reason,
+            )
+        )
+    except LookupError as error:
+        raise _never_published(name) from error
+    if json:
+        facts = {"sha256": s256.hex(), "revoked": True, "new": new}
+        print_json(facts, schema="module")
+        return
+    say(f"sha256:{s256.hex()}")
+    hint("revoked" if new else "it was revoked before")
 
 
 @module.command(name="list")
@@ -205,13 +253,15 @@ async def _fetch(
     view = await publishing.read_control(reach.connection, reach.topics.control, root)
     found = None if isinstance(ref, InlineModule) else view.resolve(ref)
     if found is None:
-        raise CommandError(
-            "NOT_FOUND",
-            f"{name} was never published",
-            remedy="wasm-executor module list",
-        )
+        raise _never_published(name)
     binary = await publishing.read_module(reach.connection, reach.topics, view, found)
     return _facts(found), binary
+
+
+def _never_published(name: str) -> CommandError:
+    return CommandError(
+        "NOT_FOUND", f"{name} was never published", remedy="wasm-executor module list"
+    )
 
 
 def _facts(one: PublishedModule) -> dict[str, Any]:
@@ -222,14 +272,16 @@ def _facts(one: PublishedModule) -> dict[str, Any]:
         "modules_offset": one.modules_offset,
         "published_ms": one.published_ms,
         "revoked": one.revoked,
-        "grant": None
-        if one.grant is None
-        else {
-            "fuel_units": one.grant.fuel_units,
-            "memory_bytes": one.grant.memory_bytes,
-            "deadline_ms": one.grant.deadline_ms,
-        },
+        "grant": None if one.grant is None else _raised(one.grant),
     }
+
+
+def _raised(grant: Limits) -> dict[str, int]:
+    """Give the limits that a grant raises."""
+    from stream_executor.modules.orders import UNRAISED  # noqa: PLC0415 - lazily
+
+    amounts = {name: getattr(grant, name) for name in grant.__struct_fields__}
+    return {name: amount for name, amount in amounts.items() if amount > UNRAISED}
 
 
 def _interface(binary: bytes) -> dict[str, Any]:
@@ -271,16 +323,41 @@ def _administrator(reach: Reach, key: Path | None) -> Ed25519PrivateKey:
 
 
 def _grant(
-    fuel: int | None, memory: int | None, deadline_s: float | None
+    fuel: int | None, memory: int | None, deadline_s: float | None, *, size: bool
 ) -> Limits | None:
+    """Give the grant; any lets the module be larger than MAX_MODULE_BYTES."""
     from stream_executor.model.job import Limits  # noqa: PLC0415 - lazily
-    from stream_executor.services.local import LocalLimits  # noqa: PLC0415 - as above
+    from stream_executor.modules.orders import UNRAISED  # noqa: PLC0415 - as above
 
-    if (fuel, memory, deadline_s) == (None, None, None):
+    if (fuel, memory, deadline_s) == (None, None, None) and not size:
         return None
-    usual = LocalLimits().limits
     return Limits(
-        fuel or usual.fuel_units,
-        memory or usual.memory_bytes,
-        usual.deadline_ms if deadline_s is None else round(deadline_s * 1000),
+        UNRAISED if fuel is None else fuel,
+        UNRAISED if memory is None else memory,
+        UNRAISED if deadline_s is None else round(deadline_s * 1000),
+    )
+
+
+def _hard_max(reach: Reach, module_bytes: int) -> Limits | None:
+    """Give what a grant may say; None where credentials hide the settings.
+
+    Raises:
+        CommandError: the module is longer than any worker would run.
+    """
+    from stream_executor.model.job import Limits  # noqa: PLC0415 - lazily
+
+    if reach.credentials is not None:
+        return None  # workers judge by their own settings
+    settings = reach.settings
+    if module_bytes > settings.hard_max_module_bytes:
+        raise CommandError(
+            "REFUSED",
+            f"the module has {module_bytes} bytes",
+            cause=f"HARD_MAX_MODULE_BYTES is {settings.hard_max_module_bytes}",
+            remedy="raise it on every instance, or strip the module's debug sections",
+        )
+    return Limits(
+        settings.hard_max_fuel,
+        settings.hard_max_memory_bytes,
+        round(settings.hard_max_timeout_seconds * 1000),
     )

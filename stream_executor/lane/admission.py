@@ -60,13 +60,24 @@ CARRIED_HEADERS = frozenset(
     {"traceparent", "tracestate", "correlation-id", "kafka_correlationId"}
 )
 MAX_CARRIED_BYTES = 1024
+REVOKED = "the module was revoked"
+DENIED = "the module is denied"
 
 
 class Ceilings(msgspec.Struct, frozen=True):
-    """What every module may use unless an Administrator granted it more."""
+    """What every module may use unless an Administrator granted it more.
+
+    Attributes:
+        limits, max_module_bytes: for every module.
+        hard_limits, hard_module_bytes: for a granted one, whatever the grant says
+            (HARD_MAX_* settings).
+        output_bytes: most output that is kept; no grant changes it.
+    """
 
     limits: Limits
     max_module_bytes: int
+    hard_limits: Limits
+    hard_module_bytes: int
     output_bytes: int
 
 
@@ -193,23 +204,27 @@ class Admission:
             published = context.view.resolve(ref)
             if published is None and not view_confirmed:
                 return None
-            if published is None or published.revoked:
+            if published is None:
                 message = "no such published module"
                 return _refuse(verified, Code.MODULE_NOT_FOUND, message)
-            if published.grant is None and (
-                published.size_bytes > ceilings.max_module_bytes
-            ):
-                message = f"the module has {published.size_bytes} bytes"
-                return _refuse(verified, Code.MODULE_TOO_LARGE, message)
             s256, grant = published.s256, published.grant
+            most_bytes = module_bytes_limit(ceilings, grant)
+            if published.size_bytes > most_bytes:
+                message = (
+                    f"the module has {published.size_bytes} bytes; "
+                    f"it may have {most_bytes}"
+                )
+                return _refuse(verified, Code.MODULE_TOO_LARGE, message)
             name = str(ref) if isinstance(ref, ModuleName) else published.name
+        if s256 in context.view.revoked_modules:  # by whatever name, inline too
+            return _refuse(verified, Code.MODULE_NOT_FOUND, REVOKED)
         if banned := context.deny.decide_module(s256):
-            return _refuse(verified, banned, "the module is denied")
+            return _refuse(verified, banned, DENIED)
         function = _function_of(request.invocation)
         allowed = context.policy.decide(verified.token.principal, name, s256, function)
         if not isinstance(allowed, PolicyGrant):
             return _refuse(verified, Code.DENIED_BY_POLICY, "not in the policy")
-        limits = effective_limits(grant or ceilings.limits, request, allowed)
+        limits = effective_limits(granted_limits(ceilings, grant), request, allowed)
         return Admitted(
             verified.offset, verified.timestamp, verified.lane_time,
             verified.decided_ms, request.request_id, verified.token.principal, name,
@@ -260,6 +275,28 @@ class Admission:
             principal, False, len(value),
             carried(record.headers) if principal is not None else NO_HEADERS,
         )  # fmt: skip
+
+
+def granted_limits(ceilings: Ceilings, grant: Limits | None) -> Limits:
+    """Give the ceilings as a grant raises them: never lower, never above the hard."""
+    if grant is None:
+        return ceilings.limits
+    return Limits(
+        *(
+            max(usual, min(granted, hard))
+            for usual, granted, hard in zip(
+                msgspec.structs.astuple(ceilings.limits),
+                msgspec.structs.astuple(grant),
+                msgspec.structs.astuple(ceilings.hard_limits),
+                strict=True,
+            )
+        )
+    )
+
+
+def module_bytes_limit(ceilings: Ceilings, grant: Limits | None) -> int:
+    """Give how many bytes a published module may have; any grant lifts the ceiling."""
+    return ceilings.max_module_bytes if grant is None else ceilings.hard_module_bytes
 
 
 def effective_limits(

@@ -43,6 +43,10 @@ _WHY = {
 }
 
 
+UNRAISED = 1
+"""What a grant says of a limit that it leaves at its ceiling."""
+
+
 class OrderRefusedError(ExecutorError):
     """The control chain would not accept this record; nothing was made."""
 
@@ -105,7 +109,8 @@ class Orders:
             module_s256: digest of the bytes.
             size_bytes: their length.
             modules_offset: where they lie in the modules topic, already written.
-            grant: limits above the ceilings for this module.
+            grant: limits that raise the ceilings for this module; one at or below
+                its ceiling changes nothing (``UNRAISED``).
             hard_max: what no grant may exceed (HARD_MAX_* settings).
         """
         before = self._view.resolve(name)

@@ -161,6 +161,7 @@ class ControlView:
         serial: serial of the last accepted record; -1 before the first.
         denied: the deny-list now.
         administrators: raw public keys that may sign publications and denials now.
+        revoked_modules: digests that must not be executed, published or not.
         ignored: how many records were ignored, by reason.
     """
 
@@ -176,7 +177,7 @@ class ControlView:
         self._keys: dict[tuple[KeyPurpose, bytes], EnrolledKey] = {}
         self._by_name: dict[ModuleName, PublishedModule] = {}
         self._by_digest: dict[bytes, PublishedModule] = {}
-        self._revoked: set[bytes] = set()
+        self.revoked_modules: frozenset[bytes] = frozenset()
         self._resumes: dict[bytes, tuple[ResumeOrder, ...]] = {}
         self._head_offsets: list[int] = []
         self._heads: list[bytes] = [ZERO_HASH]
@@ -408,14 +409,14 @@ class ControlView:
             record.size_bytes,
             record.modules_offset,
             record.grant,
-            record.module_s256 in self._revoked,
+            record.module_s256 in self.revoked_modules,
             timestamp_ms,
         )
         self._by_name[name] = module
         self._by_digest[module.s256] = msgspec.structs.replace(module, name=None)
 
     def _take_revoked(self, s256: bytes) -> None:
-        self._revoked.add(s256)
+        self.revoked_modules |= {s256}
         if s256 not in self._by_digest:
             return
         revoked = msgspec.structs.replace

@@ -95,6 +95,14 @@ class Ledger:
         """Whether it holds anything of this issuer."""
         return any(frame.issuer == issuer for frame in self.frames)
 
+    def holds(self, modules: frozenset[bytes]) -> bool:
+        """Whether it holds a job on one of these modules (digests)."""
+        return any(
+            segment.module.s256 in modules
+            for frame in self.frames
+            for segment in frame.segments
+        )
+
     def add(self, segments: list[Segment], now: float) -> Frame:
         """Take in a chunk; give the frame to send."""
         frame = Frame(self.next_number, segments, now)

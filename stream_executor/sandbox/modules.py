@@ -100,6 +100,11 @@ class ModuleStore:
         task.add_done_callback(self._tasks.discard)
         return module
 
+    def waited_for(self, digests: frozenset[bytes]) -> list[Module]:
+        """Give those of these modules that jobs wait for while they are compiled."""
+        found = (self._modules.get(s256) for s256 in digests)
+        return [module for module in found if module is not None and module.waiting]
+
     async def stop(self) -> None:
         """Cancel what is under way and close all artefacts."""
         tasks = list(self._tasks)

@@ -215,6 +215,23 @@ class SandboxPool:
                 module.waiting.append(segment)
         self._dispatch()
 
+    def withdraw(self, modules: frozenset[bytes], code: Code, message: str) -> None:
+        """Report every job on these modules (digests) that no child is at yet.
+
+        What already runs ends by its own limits; jobs on other modules go on.
+        """
+        for child in self._children:
+            if child.busy and child.ledger.holds(modules):
+                self._take_back(child)
+        report = Report(code=code, message=message)
+        for segment in self._queue.remove(modules):
+            self._deliver(segment, 0, [report] * len(segment))
+        for module in self._modules.waited_for(modules):
+            waiting, module.waiting = module.waiting, []
+            for segment in waiting:
+                self._deliver(segment, 0, [report] * len(segment))
+        self._dispatch()
+
     # -- modules --------------------------------------------------------------------
 
     def _settled(self, module: Module) -> None:
@@ -376,16 +393,22 @@ class SandboxPool:
             child.killed_for = frame.number + index
             child.process.kill("a job ran past its deadline")
         elif waited_s > STALL_S and not child.ledger.cut:
-            behind = child.ledger.take_back(index)
-            if behind:
-                child.process.stop.value = frame.number + index + 1
-                self._queue.push_front(behind)
-                self._dispatch()
+            self._take_back(child)
+            self._dispatch()
         elif running_s > allowed_s:
             # Markers that move without an end: the sum of all deadlines is the bound.
             total_s = sum(job.limits.deadline_ms + grace for job in frame.jobs) / 1000
             if running_s > total_s + allowed_s:
                 child.process.kill("its batch takes longer than all its jobs may")
+
+    def _take_back(self, child: Child) -> None:
+        """Queue again what a child holds behind the job that it is at."""
+        frame, marker = child.ledger.frames[0], child.process.started.value
+        index = min(child.ledger.current(marker), len(frame.jobs) - 1)
+        behind = child.ledger.take_back(index)
+        if behind:
+            child.process.stop.value = frame.number + index + 1
+            self._queue.push_front(behind)
 
     # -- processes ------------------------------------------------------------------
 

@@ -140,6 +140,19 @@ class FairQueue:
             self.jobs += len(segment)
             self._queues.setdefault(segment.issuer, deque()).appendleft(segment)
 
+    def remove(self, modules: frozenset[bytes]) -> list[Segment]:
+        """Take out everything on these modules (digests), in no promised order."""
+        removed: list[Segment] = []
+        for issuer, queue in list(self._queues.items()):
+            kept = deque(s for s in queue if s.module.s256 not in modules)
+            removed += [s for s in queue if s.module.s256 in modules]
+            if kept:
+                self._queues[issuer] = kept  # keeps its turn
+            else:
+                del self._queues[issuer]
+        self.jobs -= sum(map(len, removed))
+        return removed
+
     def others_wait(self, issuer: str) -> bool:
         """Whether anybody but this issuer has something queued."""
         return len(self._queues) > (issuer in self._queues)

@@ -1,4 +1,4 @@
-"""Publishing modules: the bytes first, then the signed word about them.
+"""Publishing and revoking modules: the bytes first, then the signed word about them.
 
 Bytes lie in the modules topic and mean nothing until an Administrator's record in the
 control chain names their offset and digest. If somebody else's record came first, ours
@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import time
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from stream_executor.kafka.appender import Appender
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.model.errors import UnavailableError
-from stream_executor.model.request import ModuleName
-from stream_executor.modules.orders import Orders
+from stream_executor.model.request import ModuleDigest, ModuleName
+from stream_executor.modules.orders import OrderRefusedError, Orders
 from stream_executor.modules.store import ModuleStore
 from stream_executor.modules.view import ControlView
 from stream_executor.services.control_reading import read_control as take_control
 from stream_executor.wire.modules import encode_module
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from stream_executor.kafka.connection import KafkaConnection
@@ -86,6 +88,7 @@ async def publish(
     name: ModuleName,
     module: bytes,
     grant: Limits | None = None,
+    hard_max: Limits | None = None,
 ) -> Publication:
     """Publish a module; again with the same bytes it changes nothing but the grant.
 
@@ -96,11 +99,14 @@ async def publish(
         administrator: an enrolled Administrator's key.
         name: what it shall be called.
         module: a WebAssembly binary.
-        grant: limits above the ceilings for this module.
+        grant: limits above the ceilings for this module; None takes an earlier
+            grant back.
+        hard_max: what no grant may exceed; None leaves that to the workers, which
+            never give more.
 
     Raises:
         OrderRefusedError: the chain would not accept it (another module has the
-            name, the key is not enrolled).
+            name, the module is revoked, the key is not enrolled).
         UnavailableError, BrokerRefusedError, IndefiniteError: Kafka's.
     """
     s256 = sha256(module).digest()
@@ -112,30 +118,103 @@ async def publish(
     ):
         view = ControlView(operator_key)
         await take_control(reader, topics.control, view)
+        if s256 in view.revoked_modules:
+            message = f"{s256.hex()} is revoked, for good: publish other bytes"
+            raise OrderRefusedError(message)
         before = view.resolve(name)
         if before is not None and before.s256 == s256 and before.grant == grant:
             return Publication(
                 name, s256, before.size_bytes, before.modules_offset, new=False
             )
-        offset = None if before is None else before.modules_offset
-        for _ in range(_TRIES):
-            # Asked before the upload, so that a refusal leaves nothing behind.
+
+        def order(offset: int) -> bytes:
             orders = Orders(view, administrator, int(time.time() * 1000))
-            orders.publish(name, s256, len(module), offset or 0, grant=grant)
-            if offset is None:
-                appended = await appender.append(
-                    topics.modules,
-                    _PARTITION,
-                    encode_module(module),
-                    key=s256.hex().encode(),
-                )
-                offset = appended.offset
-            value = orders.publish(name, s256, len(module), offset, grant=grant)
-            await appender.append(topics.control, _PARTITION, value)
-            await take_control(reader, topics.control, view)
-            said = view.resolve(name)
-            if said is not None and said.s256 == s256 and said.grant == grant:
-                return Publication(name, s256, len(module), offset, new=True)
-    raise UnavailableError(
-        f"others keep writing {topics.control}: {name} is unpublished; try again"
-    )
+            return orders.publish(
+                name, s256, len(module), offset, grant=grant, hard_max=hard_max
+            )
+
+        def said() -> bool:
+            now = view.resolve(name)
+            return now is not None and now.s256 == s256 and now.grant == grant
+
+        if before is not None:
+            offset = before.modules_offset
+        else:
+            order(0)  # before the upload, so that a refusal leaves nothing behind
+            appended = await appender.append(
+                topics.modules,
+                _PARTITION,
+                encode_module(module),
+                key=s256.hex().encode(),
+            )
+            offset = appended.offset
+        say = _Saying(reader, appender, topics.control, view)
+        await say(lambda: order(offset), said)
+        return Publication(name, s256, len(module), offset, new=True)
+
+
+async def revoke(
+    connection: KafkaConnection,
+    topics: TopicNames,
+    operator_key: bytes,
+    administrator: Ed25519PrivateKey,
+    ref: ModuleName | ModuleDigest,
+    reason: str,
+) -> tuple[bytes, bool]:
+    """Forbid a module's execution by whatever name, inline too, for good.
+
+    Args:
+        connection: as ``publish``.
+        topics: as ``publish``.
+        operator_key: as ``publish``.
+        administrator: as ``publish``.
+        ref: which; a digest may be one that was never published.
+        reason: recorded, for people.
+
+    Returns:
+        Its digest, and whether it was this call that revoked it.
+
+    Raises:
+        LookupError: no module has this name.
+        OrderRefusedError, UnavailableError, BrokerRefusedError, IndefiniteError: as
+            ``publish``.
+    """
+    async with (
+        PartitionReader(connection) as reader,
+        Appender(connection, role="publish") as appender,
+    ):
+        view = ControlView(operator_key)
+        await take_control(reader, topics.control, view)
+        if isinstance(ref, ModuleDigest):
+            s256 = ref.s256
+        elif found := view.resolve(ref):
+            s256 = found.s256
+        else:
+            raise LookupError(f"{ref} was never published")
+        if s256 in view.revoked_modules:
+            return s256, False
+        orders = Orders(view, administrator, int(time.time() * 1000))
+        say = _Saying(reader, appender, topics.control, view)
+        await say(
+            lambda: orders.revoke(s256, reason), lambda: s256 in view.revoked_modules
+        )
+        return s256, True
+
+
+class _Saying(NamedTuple):
+    """Appends one control record; anew on top of others' records until it counts."""
+
+    reader: PartitionReader
+    appender: Appender
+    topic: str
+    view: ControlView
+
+    async def __call__(
+        self, order: Callable[[], bytes], said: Callable[[], bool]
+    ) -> None:
+        for _ in range(_TRIES):
+            await self.appender.append(self.topic, _PARTITION, order())
+            await take_control(self.reader, self.topic, self.view)
+            if said():
+                return
+        raise UnavailableError(f"others keep writing {self.topic}: try again")

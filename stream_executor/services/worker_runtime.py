@@ -32,7 +32,7 @@ from stream_executor.kafka.membership import GroupMembership, MembershipOptions
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.topics import TopicNames, desired
 from stream_executor.kafka.writer import LaneWriter, WriterOptions
-from stream_executor.lane.admission import AdmissionContext
+from stream_executor.lane.admission import DENIED, REVOKED, AdmissionContext
 from stream_executor.lane.admission import Ceilings as AdmissionCeilings
 from stream_executor.lane.conclusion import LaneIdentity, Tally
 from stream_executor.lane.head import LEAST_HORIZON_MS
@@ -45,6 +45,7 @@ from stream_executor.model.audit import (
     SchemaDigest,
     Seal,
 )
+from stream_executor.model.codes import Code
 from stream_executor.model.errors import (
     BrokerRefusedError,
     ConfigError,
@@ -135,9 +136,16 @@ class WorkerRuntime:
         self._ceilings = AdmissionCeilings(
             Limits(ceilings.fuel_units, ceilings.memory_bytes, ceilings.deadline_ms),
             ceilings.module_bytes,
+            Limits(
+                ceilings.hard_fuel_units,
+                ceilings.hard_memory_bytes,
+                ceilings.hard_deadline_ms,
+            ),
+            ceilings.hard_module_bytes,
             _output_bytes(ceilings.result_bytes, settings.result_encoding),
         )
         self._context: AdmissionContext | None = None
+        self._banned: frozenset[bytes] = frozenset()
         self._inline: dict[bytes, tuple[bytes, int]] = {}
         self._lanes: dict[int, Lane] = {}
         self._fetching = FetchLoop(
@@ -425,6 +433,14 @@ class WorkerRuntime:
 
     def _control_changed(self) -> None:
         self._context = None
+        # What was admitted before and waits for a child must not start any more.
+        for code, message, banned in (
+            (Code.MODULE_NOT_FOUND, REVOKED, self.view.revoked_modules),
+            (Code.DENIED_BY_POLICY, DENIED, self.view.denied.modules),
+        ):
+            if new := banned - self._banned:
+                self.sandbox.withdraw(new, code, message)
+        self._banned = self.view.revoked_modules | self.view.denied.modules
 
     def now_ms(self) -> int:
         """Give this worker's clock, milliseconds since 1970 UTC."""
@@ -504,7 +520,8 @@ class WorkerRuntime:
             self._spawn_quietly(
                 self._membership.commit_positions(self._answered_positions())
             )
-        deadline_s = self._ceilings.limits.deadline_ms / 1000 + _WATCHDOG_S
+        # Whichever module it is: some may have been granted this much.
+        deadline_s = self._ceilings.hard_limits.deadline_ms / 1000 + _WATCHDOG_S
         if self.sandbox.running >= self.sandbox.capacity:
             return  # work waits for work, of whatever lane
         for lane in self._lanes.values():

@@ -34,8 +34,8 @@ class Ceilings(msgspec.Struct, frozen=True):
         fuel_units, memory_bytes, deadline_ms, module_bytes: for every module.
         stack_bytes: engine-wide; no request and no grant changes it.
         result_bytes: a whole encoded result record.
-        hard_fuel_units, hard_memory_bytes, hard_module_bytes: the most that an
-            Administrator's publication may grant one module.
+        hard_fuel_units, hard_memory_bytes, hard_deadline_ms, hard_module_bytes: the
+            most that an Administrator's publication may grant one module.
         compile_deadline_ms, compile_memory_bytes: for compiling one module.
     """
 
@@ -47,6 +47,7 @@ class Ceilings(msgspec.Struct, frozen=True):
     result_bytes: int
     hard_fuel_units: int
     hard_memory_bytes: int
+    hard_deadline_ms: int
     hard_module_bytes: int
     compile_deadline_ms: int
     compile_memory_bytes: int

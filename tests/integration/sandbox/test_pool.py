@@ -305,3 +305,28 @@ def test_the_same_job_gives_the_same_report_in_another_process() -> None:
     for one, other in zip(first, second, strict=True):
         assert one.output == other.output
         assert (one.code, one.fuel_consumed) == (other.code, other.fuel_consumed)
+
+
+@pytest.mark.threat("T-15")
+async def test_withdrawn_modules_end_where_they_wait_and_others_go_on() -> None:
+    """Queued, sent ahead to a child, or waiting for the compiler: none of them runs."""
+    withdrawn = guests.wasm(guests.STATE)
+    async with LocalSandbox(SandboxConfig(children=1)) as sandbox:
+        add_all(sandbox)
+        running = asyncio.create_task(sandbox.run([hang(3_000)]))
+        await until(lambda: at_job(sandbox))
+        # Some of these wait behind the hanging job in its child, most in the queue.
+        count = call(guests.STATE, "count", b"")
+        behind = asyncio.create_task(sandbox.run([count] * 500))
+        others = asyncio.create_task(sandbox.run([ADD] * 3))
+        await until(lambda: sandbox.pool._queue.jobs > 0)
+
+        digest = sandbox.add(withdrawn)
+        sandbox.pool.withdraw(frozenset({digest}), Code.MODULE_NOT_FOUND, "gone")
+
+        assert {(r.code, r.message) for r in await behind} == {
+            (Code.MODULE_NOT_FOUND, "gone")
+        }
+        assert not running.done()
+        assert [r.output for r in await others] == [i32(5)] * 3
+        assert [r.code for r in await running] == [Code.TIMEOUT]

@@ -136,6 +136,7 @@ def test_out_of_range_is_refused_by_name_with_the_value(name: str, value: str) -
         ({"MAX_FUEL": "2000000000"}, "above HARD_MAX_FUEL"),
         ({"MAX_MEMORY_BYTES": "1073741824"}, "above HARD_MAX_MEMORY_BYTES"),
         ({"MAX_MODULE_BYTES": "60000000"}, "above HARD_MAX_MODULE_BYTES"),
+        ({"TIMEOUT_SECONDS": "90"}, "above HARD_MAX_TIMEOUT_SECONDS"),
         ({"JWT_EXPIRY_MINUTES": "1"}, "TOKEN_MAX_APPEND_AGE_SECONDS is longer"),
         ({"JWT_SECRET_PREVIOUS": SECRET}, "the same"),
         ({"WASM_EXECUTOR_HEARTBEAT_SECONDS": "4"}, "at most a third"),
@@ -294,7 +295,7 @@ def test_every_name_is_the_manuals_the_designs_or_has_our_prefix() -> None:
         "JWT_SECRET", *MANUAL, "JWT_SECRET_PREVIOUS", "MAX_MODULE_BYTES",
         "MAX_RESULT_BYTES", "RESULT_ENCODING", "WORKERS",
         "TOKEN_MAX_APPEND_AGE_SECONDS", "REQUIRE_HARDENING", "HARD_MAX_FUEL",
-        "HARD_MAX_MEMORY_BYTES", "HARD_MAX_MODULE_BYTES",
+        "HARD_MAX_MEMORY_BYTES", "HARD_MAX_MODULE_BYTES", "HARD_MAX_TIMEOUT_SECONDS",
     }  # fmt: skip
 
 
