@@ -307,7 +307,7 @@ def test_the_same_job_gives_the_same_report_in_another_process() -> None:
         assert (one.code, one.fuel_consumed) == (other.code, other.fuel_consumed)
 
 
-@pytest.mark.threat("T-15")
+@pytest.mark.threat("T-24")
 async def test_withdrawn_modules_end_where_they_wait_and_others_go_on() -> None:
     """Queued, sent ahead to a child, or waiting for the compiler: none of them runs."""
     withdrawn = guests.wasm(guests.STATE)

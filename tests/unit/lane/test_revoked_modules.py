@@ -70,7 +70,7 @@ class Decided:
         return self.admission.place_module(verified, context, view_confirmed=True)
 
 
-@pytest.mark.threat("T-15")
+@pytest.mark.threat("T-24")
 @pytest.mark.parametrize("way", [NAME, ModuleDigest(S256), InlineModule(WASM)])
 def test_revoked_bytes_are_refused_by_name_by_digest_and_inline(way: ModuleRef) -> None:
     decide = Decided()
@@ -84,7 +84,7 @@ def test_revoked_bytes_are_refused_by_name_by_digest_and_inline(way: ModuleRef) 
     assert (refused.code, refused.message) == ("module_not_found", REVOKED)
 
 
-@pytest.mark.threat("T-15")
+@pytest.mark.threat("T-24")
 def test_bytes_revoked_in_advance_are_refused_once_published_or_sent() -> None:
     decide = Decided()
     decide.world.control(decide.orders.revoke(S256, "seen elsewhere"))
