@@ -149,7 +149,7 @@ class Bench:
         )
         return AdmissionContext(
             self.keys, TokenProfile(), policy, DenyList.of(view.denied), view,
-            Ceilings(LIMITS, 10 << 20, 500_000), digests,
+            Ceilings(LIMITS, 10 << 20, LIMITS, 32 << 20, 500_000), digests,
         )  # fmt: skip
 
     def fetched(self, algorithm: str, guest: Guest) -> bytes:
