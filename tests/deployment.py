@@ -50,6 +50,7 @@ ADD = (
     "local.get 0 local.get 1 i32.add))"
 )
 READY_S = 60.0
+COMMAND = Path(sys.executable).with_name("wasm-executor")
 
 
 def free_port() -> int:
@@ -155,10 +156,12 @@ class TestDeployment:
             )
         return s256
 
-    async def command(self, *arguments: str) -> tuple[int, str, str]:
+    async def command(
+        self, *arguments: str, command: Path = COMMAND
+    ) -> tuple[int, str, str]:
         """Run `wasm-executor ...` with this deployment's settings."""
         process = await asyncio.create_subprocess_exec(
-            Path(sys.executable).with_name("wasm-executor"),
+            command,
             *arguments,
             env={"PATH": os.environ["PATH"], **self.settings},
             stdout=asyncio.subprocess.PIPE,
@@ -172,7 +175,7 @@ class TestDeployment:
         async with KafkaAdmin(self.connection) as admin:
             await admin._configure([(topic, name, value)])
 
-    def start(self, **settings: str) -> Executor:
+    def start(self, command: Path = COMMAND, **settings: str) -> Executor:
         """Start one executor process; give it before it is ready."""
         number = len(self.executors)
         port = free_port()
@@ -185,7 +188,6 @@ class TestDeployment:
             "WASM_EXECUTOR_STATE_DIR": str(self.folder / f"state-{number}"),
             **settings,
         }
-        command = Path(sys.executable).with_name("wasm-executor")
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [command], env=environment, stdout=out, stderr=out, cwd=self.folder
