@@ -221,6 +221,7 @@ class Settings(SettingsFields):
             policy_path=_text(self.policy_file),
             state_dir=str(self.state_dir),
             cache_bytes=self.cache_bytes,
+            compile_ahead=self.compile_ahead,
             children=self.children_per_worker,
             require_hardening=self.require_hardening,
             log_level=self.log_level,

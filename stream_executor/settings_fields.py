@@ -265,6 +265,10 @@ class SettingsFields(BaseSettings):
         "CACHE_BYTES", 536_870_912, "Compiled modules kept on disk.",
         ge=16_777_216, le=1_099_511_627_776,
     )  # fmt: skip
+    compile_ahead: bool = _ours(
+        "COMPILE_AHEAD", True,
+        "Compile published modules in the background, before they are asked for.",
+    )  # fmt: skip
     replay_bytes: int = _ours(
         "REPLAY_BYTES", 67_108_864,
         "Memory for spent tokens, per worker; 10,000 a second fit 64 MiB.",

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
+from stream_executor.model.artefact import CacheOutcome
 from stream_executor.model.codes import Code
 from stream_executor.model.lanes import LaneState
 
@@ -165,6 +166,20 @@ SUSPECT_BATCHES = _counter(
 )
 COMPILATIONS = _counter(
     "wasm_executor_module_compilations_total", "Modules compiled, not found in a cache."
+)
+CACHE_LOOKUPS = _counter(
+    "wasm_executor_compile_cache_lookups_total",
+    "Looks into the compile cache on disk, by what they gave.",
+    "outcome",
+    tuple(CacheOutcome),
+)
+CACHE_BYTES = _gauge(
+    "wasm_executor_compile_cache_bytes", "Bytes in the compile cache.", Combine.MAX
+)
+CACHE_LIMIT = _gauge(
+    "wasm_executor_compile_cache_limit_bytes",
+    "The WASM_EXECUTOR_CACHE_BYTES setting.",
+    Combine.MAX,
 )
 CHILD_ENDS = _counter(
     "wasm_executor_sandbox_child_ends_total",

@@ -36,7 +36,6 @@ from stream_executor.sandbox.native import Native
 from stream_executor.sandbox.outcome import escape
 from stream_executor.sandbox.probe import compile_module
 
-MAX_SHAPE_BYTES = 4 * 1024 * 1024
 NICE = 10
 
 
@@ -60,7 +59,7 @@ def compile_order(  # noqa: PLR0911 - one return a refusal
     if shape.tables > MAX_TABLES or shape.table_elements > MAX_TABLE_ELEMENTS:
         return refused(Code.MEMORY_LIMIT, "the module's tables are too large")
     packed = msgspec.msgpack.encode(shape)
-    if len(packed) > MAX_SHAPE_BYTES:
+    if len(packed) > protocol.MAX_SHAPE_BYTES:
         return refused(Code.COMPILE_LIMIT, "the module has too many or long names")
     text, vec = compile_module(native, engine, data)
     if text:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stream_executor.model.job import Job, Report
+    from stream_executor.sandbox.artefact_cache import ArtefactCache
 
 
 class LocalSandbox:
@@ -24,9 +25,11 @@ class LocalSandbox:
     ``async with LocalSandbox() as sandbox: reports = await sandbox.run(jobs)``.
     """
 
-    def __init__(self, config: SandboxConfig | None = None) -> None:
+    def __init__(
+        self, config: SandboxConfig | None = None, cache: ArtefactCache | None = None
+    ) -> None:
         self._modules: dict[bytes, bytes] = {}
-        self.pool = SandboxPool(config or SandboxConfig(), self._load)
+        self.pool = SandboxPool(config or SandboxConfig(), self._load, cache)
 
     async def __aenter__(self) -> Self:
         await self.pool.start()

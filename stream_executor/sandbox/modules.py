@@ -3,13 +3,10 @@
 A module is asked for by digest. The first job that needs it starts fetching and
 compiling; its jobs wait here and block nobody. Artefacts are kept up to a number of
 bytes, least recently used first out; modules that cannot be compiled are remembered,
-so that a compile bomb costs its price once.
+so that a compile bomb costs its price once. Before fetching and compiling, the cache
+on disk is asked, if there is one.
 
-A cache on disk would stand between ``_load`` and the compiler, keyed by module
-digest, native engine, configuration and CPU, and authenticated with a key that only
-the parent holds. Not built here.
-
-Not here: which child has which module (``pool``).
+Not here: which child has which module (``pool``), the cache (``artefact_cache``).
 """
 
 from __future__ import annotations
@@ -29,6 +26,7 @@ from stream_executor.sandbox.compile import Artefact, Compiler, Refusal
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stream_executor.sandbox.artefact_cache import ArtefactCache
     from stream_executor.sandbox.schedule import Segment
 
 _log = structlog.get_logger(__name__)
@@ -73,6 +71,11 @@ class ModuleStore:
         max_bytes: of artefacts kept; those in use may exceed it.
         load: gives a module's bytes; ``LookupError`` means that there is none.
         on_settled: told when a module became ready or refused; takes ``waiting``.
+        cache: artefacts and refusals on disk, or None.
+
+    Attributes:
+        compiled: how many modules went through the compiler.
+        artefact_bytes: of the artefacts in memory.
     """
 
     def __init__(
@@ -81,12 +84,13 @@ class ModuleStore:
         compiler: Compiler,
         load: Callable[[bytes], Awaitable[bytes]],
         on_settled: Callable[[Module], None],
+        cache: ArtefactCache | None = None,
     ) -> None:
         self._max_bytes, self._compiler = max_bytes, compiler
-        self._load, self._on_settled = load, on_settled
+        self._load, self._on_settled, self._cache = load, on_settled, cache
         self._modules: OrderedDict[bytes, Module] = OrderedDict()
-        self._bytes = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self.artefact_bytes = self.compiled = 0
 
     def find(self, s256: bytes, issuer: str) -> Module:
         """Give a module; starts its compilation if it is new."""
@@ -96,9 +100,23 @@ class ModuleStore:
             return module
         module = self._modules[s256] = Module(s256)
         task = asyncio.get_running_loop().create_task(self._settle(module, issuer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[s256] = task
+        task.add_done_callback(lambda _: self._tasks.pop(s256, None))
         return module
+
+    async def prepare(self, s256: bytes, issuer: str) -> None:
+        """Have a module ready or refused before a job needs it; never raises."""
+        if s256 not in self._modules:
+            self.find(s256, issuer)
+        if (task := self._tasks.get(s256)) is not None:
+            await asyncio.wait({task})
+
+    def forget_refusals(self) -> None:
+        """Try modules again that the cache was told to forget."""
+        for s256 in self._cache.forgotten() if self._cache is not None else ():
+            module = self._modules.get(s256)
+            if module is not None and module.refusal is not None:
+                del self._modules[s256]
 
     def waited_for(self, digests: frozenset[bytes]) -> list[Module]:
         """Give those of these modules that jobs wait for while they are compiled."""
@@ -107,7 +125,7 @@ class ModuleStore:
 
     async def stop(self) -> None:
         """Cancel what is under way and close all artefacts."""
-        tasks = list(self._tasks)
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -127,7 +145,7 @@ class ModuleStore:
             outcome = Refusal(Code.INTERNAL, "the module could not be prepared")
         if isinstance(outcome, Artefact):
             module.artefact = outcome
-            self._bytes += outcome.size
+            self.artefact_bytes += outcome.size
         else:
             module.refusal = outcome
             if outcome.code not in _REMEMBERED:
@@ -136,6 +154,10 @@ class ModuleStore:
         self._evict()
 
     async def _obtain(self, s256: bytes, issuer: str) -> Artefact | Refusal:
+        if self._cache is not None:
+            found = await self._cache.find(s256)
+            if found is not None:
+                return found
         data = await self._load(s256)
         if len(data) > _HASH_INLINE_BYTES:
             digest = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
@@ -143,7 +165,11 @@ class ModuleStore:
             digest = hashlib.sha256(data).digest()
         if digest != s256:
             raise IntegrityError(f"module {s256.hex()} has other bytes")
-        return await self._compiler.compile(issuer, data)
+        outcome = await self._compiler.compile(issuer, data)
+        self.compiled += 1
+        if self._cache is not None:
+            self._cache.keep(s256, outcome)
+        return outcome
 
     def _evict(self) -> None:
         """Drop the least recently used artefacts, and refusals, over the limits."""
@@ -152,10 +178,12 @@ class ModuleStore:
         refusals = sum(module.refusal is not None for module in kept)
         for module in kept:
             if module.artefact is not None:
-                over = self._bytes > self._max_bytes or artefacts > MAX_ARTEFACTS
+                over = (
+                    self.artefact_bytes > self._max_bytes or artefacts > MAX_ARTEFACTS
+                )
                 if over and not module.users:
                     artefacts -= 1
-                    self._bytes -= module.artefact.size
+                    self.artefact_bytes -= module.artefact.size
                     os.close(module.artefact.fd)
                     del self._modules[module.s256]
             elif module.refusal is not None and refusals > MAX_REFUSALS:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stream_executor.model.job import Job
+    from stream_executor.sandbox.artefact_cache import ArtefactCache
     from stream_executor.sandbox.config import SandboxConfig
 
 _log = structlog.get_logger(__name__)
@@ -62,6 +63,7 @@ STALL_S = 0.05  # a job that runs longer gets its followers taken away
 MAX_RESTART_DELAY_S = 5.0
 MIN_RESTART_DELAY_S = 0.05
 MAX_ATTEMPTS = 2
+AHEAD = "\0ahead"  # an issuer that no token can name
 
 
 class Child:
@@ -102,6 +104,7 @@ class SandboxPool:
         config: limits and sizes.
         load_module: gives a module's bytes by its SHA-256; ``LookupError`` becomes
             ``module_not_found``, any other exception ``internal``.
+        cache: compiled modules on disk; opened and closed here. None for none.
 
     Attributes:
         hardening: what every child reported as applied, sorted.
@@ -116,6 +119,7 @@ class SandboxPool:
         self,
         config: SandboxConfig,
         load_module: Callable[[bytes], Awaitable[bytes]],
+        cache: ArtefactCache | None = None,
     ) -> None:
         if config.children < 1:
             raise ConfigError("a sandbox needs at least one child")
@@ -126,8 +130,10 @@ class SandboxPool:
         self.hardening: tuple[str, ...] = ()
         self._compiler = Compiler(config)
         self._modules = ModuleStore(
-            config.artefact_cache_bytes, self._compiler, load_module, self._settled
-        )
+            config.artefact_cache_bytes, self._compiler, load_module, self._settled,
+            cache,
+        )  # fmt: skip
+        self._cache = cache
         self._queue = FairQueue(protocol.MAX_BATCH_JOBS)
         self._children: list[Child] = []
         self._started: asyncio.Future[None] | None = None
@@ -160,6 +166,8 @@ class SandboxPool:
         for _ in range(self._config.children + 1):
             self._spawn()
         try:
+            if self._cache is not None:  # while the children start
+                await self._cache.open(self._config, self.engine)
             await self._started
         except BaseException:
             await self.stop()
@@ -178,6 +186,8 @@ class SandboxPool:
             child.process.kill("the sandbox stops")
         await self._modules.stop()
         await self._compiler.stop()
+        if self._cache is not None:
+            await self._cache.close()
         for child in children:
             await child.process.ended.wait()
 
@@ -214,6 +224,28 @@ class SandboxPool:
             else:
                 module.waiting.append(segment)
         self._dispatch()
+
+    async def prepare(self, s256: bytes) -> None:
+        """Compile a module before its first job comes; at most one slot is used.
+
+        Whoever waits for it is whoever calls: one after the other is meant. Returns
+        when the module is ready or refused; never raises.
+        """
+        await self._modules.prepare(s256, AHEAD)
+
+    @property
+    def compiled(self) -> int:
+        """How many modules went through the compiler."""
+        return self._modules.compiled
+
+    @property
+    def artefact_bytes(self) -> int:
+        """Bytes of compiled modules in memory."""
+        return self._modules.artefact_bytes
+
+    def forget_refusals(self) -> None:
+        """Try modules again that the cache was told to forget; call now and then."""
+        self._modules.forget_refusals()
 
     def withdraw(self, modules: frozenset[bytes], code: Code, message: str) -> None:
         """Report every job on these modules (digests) that no child is at yet.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HEADER_BYTES = 4
 MAX_ORDER_BYTES = 256 * 1024 * 1024  # parent to child: one job with its files
 MAX_OUTPUT_BYTES = 8 * 1024 * 1024  # of one job, whatever its own cap says
+MAX_SHAPE_BYTES = 4 * 1024 * 1024
 MAX_REPLY_BYTES = MAX_OUTPUT_BYTES + 2 * 1024 * 1024
 MAX_BATCH_JOBS = 256
 MAX_MESSAGE_CHARS = 512

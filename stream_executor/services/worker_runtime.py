@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,13 @@ from stream_executor.model.errors import (
 )
 from stream_executor.model.job import Limits
 from stream_executor.model.lanes import LaneState
+from stream_executor.model.request import ModuleDigest
 from stream_executor.modules.store import ModuleStore
 from stream_executor.modules.view import ControlView
+from stream_executor.sandbox.artefact_cache import FOLDER, ArtefactCache, key_of
 from stream_executor.sandbox.config import SandboxConfig
 from stream_executor.sandbox.pool import SandboxPool
+from stream_executor.services.compile_ahead import CompileAhead
 from stream_executor.services.control_follower import ControlFollower
 from stream_executor.services.fetching import FetchLoop
 from stream_executor.services.reports import WorkerState
@@ -123,10 +127,19 @@ class WorkerRuntime:
             self._control_changed,
         )  # fmt: skip
         ceilings = settings.ceilings
+        # A reader of its own: 60 MB of module must not hold up a lane's look-ups.
+        self._large = PartitionReader(self._connection)
         self._modules = ModuleStore(
-            self.view, self._query, self._topics.modules, ceilings.hard_module_bytes
+            self.view, self._large, self._topics.modules, ceilings.hard_module_bytes
         )
-        self.sandbox = SandboxPool(_sandbox_config(orders), self._load_module)
+        self._cache = ArtefactCache(
+            Path(settings.state_dir) / FOLDER,
+            key_of(settings.secrets.deployment_secret),
+            settings.cache_bytes,
+            lambda s256: self.view.resolve(ModuleDigest(s256)) is not None,
+        )
+        config = _sandbox_config(orders)
+        self.sandbox = SandboxPool(config, self._load_module, self._cache)
         self._keys: KeySource | None = None
         self._audience = ""
         self._profile = TokenProfile(
@@ -144,6 +157,10 @@ class WorkerRuntime:
             ceilings.hard_module_bytes,
             _output_bytes(ceilings.result_bytes, settings.result_encoding),
         )
+        self._ahead = CompileAhead(
+            self.view, self._ceilings, self.sandbox, self._cache,
+            config.artefact_cache_bytes,
+        )  # fmt: skip
         self._context: AdmissionContext | None = None
         self._banned: frozenset[bytes] = frozenset()
         self._inline: dict[bytes, tuple[bytes, int]] = {}
@@ -157,6 +174,7 @@ class WorkerRuntime:
         self._connected: list[PartitionReader | GapProver | RequestFetcher] = []
         self._draining = False
         self._ready = False
+        self._told: Counter[str] = Counter()
         self._last_commit_s = 0.0
         self._committed_at = 0.0
         self._note = "starting"
@@ -207,10 +225,14 @@ class WorkerRuntime:
         self._spawn(self._membership.failed())
         self._note = ""
         self._ready = True
+        if self._orders.settings.compile_ahead:
+            self._spawn(self._ahead.run())
         log.info("worker.ready", instance=self._orders.identity.instance)
 
     async def _connect(self) -> None:
-        for part in (self._query, self._follow, self.prover, self._fetcher):
+        for part in (
+            self._query, self._follow, self._large, self.prover, self._fetcher,
+        ):  # fmt: skip
             if part not in self._connected:  # this may be the second try
                 await part.start()
                 self._connected.append(part)
@@ -441,6 +463,7 @@ class WorkerRuntime:
             if new := banned - self._banned:
                 self.sandbox.withdraw(new, code, message)
         self._banned = self.view.revoked_modules | self.view.denied.modules
+        self._ahead.control_changed()
 
     def now_ms(self) -> int:
         """Give this worker's clock, milliseconds since 1970 UTC."""
@@ -513,6 +536,7 @@ class WorkerRuntime:
 
     def tick(self, now_s: float) -> None:
         """Keep the group's positions and look for lanes that are stuck."""
+        self.sandbox.forget_refusals()
         if self._membership is None or self._draining:
             return
         if now_s - self._committed_at >= _COMMIT_POSITIONS_EVERY_S:
@@ -556,6 +580,7 @@ class WorkerRuntime:
         count.set(metrics.LAST_COMMIT, self._last_commit_s)
         count.set(metrics.REPLAY_BYTES, self.replay_budget.used_bytes)
         count.set(metrics.REPLAY_LIMIT, self.replay_budget.limit_bytes)
+        self._count_modules()
         lanes = tuple(self._row(lane) for lane in self._lanes.values())
         return WorkerState(
             ready=self._ready,
@@ -567,6 +592,18 @@ class WorkerRuntime:
             hardening=tuple(self.sandbox.hardening) if self._ready else (),
             lanes=lanes,
         )
+
+    def _count_modules(self) -> None:
+        """Count what the sandbox did with modules since the last time."""
+        count, told, cache = self._tally, self._told, self._cache
+        for outcome, number in cache.outcomes.items():
+            count.add(metrics.CACHE_LOOKUPS, number - told[outcome], outcome)
+            told[outcome] = number
+        compiled = self.sandbox.compiled
+        count.add(metrics.COMPILATIONS, compiled - told["compiled"])
+        told["compiled"] = compiled
+        count.set(metrics.CACHE_BYTES, cache.size_bytes)
+        count.set(metrics.CACHE_LIMIT, self._orders.settings.cache_bytes)
 
     def _row(self, lane: Lane) -> LaneStatus:
         return LaneStatus(

@@ -147,6 +147,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
         policy_path: policy file (TOML), or None; read again at a reload.
         state_dir: folder for what may be lost: the compile cache, slot locks.
         cache_bytes: most bytes in the compile cache.
+        compile_ahead: compile published modules before somebody asks for them.
         children: sandbox children per worker.
         require_hardening: refuse to start where the sandbox cannot be locked down.
         log_level: ``debug``, ``info``, ``warn`` or ``error``.
@@ -164,6 +165,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     policy_path: str | None
     state_dir: str
     cache_bytes: int
+    compile_ahead: bool
     children: int
     require_hardening: bool
     log_level: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,12 @@ from stream_executor.model.request import Call, ExecutionRequest, ModuleName
 from stream_executor.model.scalars import ValueType, pack_value
 from stream_executor.wire.avro import CODECS, class_of
 from stream_executor.wire.requests import encode_json
-from tests.deployment import ADD, TestDeployment, deployment
+from tests.deployment import ADD, Executor, TestDeployment, deployment
 from tests.history import History, read_history
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from stream_executor.model.record import Record
 
@@ -173,6 +175,9 @@ async def test_revocation_stops_new_executions_on_the_whole_fleet_within_a_secon
             await asyncio.sleep(0.05)
 
     async with Appender(made.connection) as appender, asyncio.TaskGroup() as tasks:
+        first = {(p, await ask(made, appender, p, value)) for p in (0, 1)}
+        await answered(made, first)  # both lanes work, and ran it while they might
+        places |= first
         for partition in (0, 1):
             tasks.create_task(keep_asking(appender, partition))
         code, out, err = await administrator(
@@ -181,7 +186,7 @@ async def test_revocation_stops_new_executions_on_the_whole_fleet_within_a_secon
         assert code == 0, err
         assert f'"sha256":"{s256.hex()}"' in out
         control = await records(made, made.topics.control, 0)
-        (said,) = [r for r in control if class_of(r.value or b"") is ModuleRevoked]
+        *_, said = [r for r in control if class_of(r.value or b"") is ModuleRevoked]
         late = {0: 0, 1: 0}
         async with asyncio.timeout(60):
             while min(late.values()) < 5:  # until enough came after the grace
@@ -227,6 +232,56 @@ async def decisions(
             assert event.code == "module_not_found"
             refused.add(event.offset)
     return executed, refused
+
+
+def measured(executor: Executor, name: str) -> float:
+    """Give a counter of an executor, 0 while it does not answer."""
+    _, text = executor.http("/metrics")
+    rows = (line.rpartition(" ") for line in text.splitlines())
+    return sum(float(value) for row, _, value in rows if row.startswith(name))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what only polling tells."""
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def test_what_is_published_is_compiled_ahead_and_found_after_a_restart(
+    made: TestDeployment,
+) -> None:
+    """Nobody asks for the module before it is compiled, nor compiles it twice."""
+    state = made.folder / "state-of-a-third"
+    settings = {
+        "WASM_EXECUTOR_STATE_DIR": str(state), "WASM_EXECUTOR_LEAVE_ON_STOP": "true",
+    }  # fmt: skip
+    third = made.start(**settings)
+    await third.ready()
+    s256 = await made.publish("ahead@1", adder(4))
+    _, out, _ = await made.command("module", "list", "--json")
+    runnable = {
+        one["sha256"]
+        for one in map(json.loads, out.splitlines())
+        if not one["revoked"] and (one["grant"] or one["size_bytes"] < 10 << 20)
+    }
+    assert s256.hex() in runnable
+
+    def kept(folder: Path) -> set[str]:
+        files = (folder / "compile-cache").glob("*.*")
+        return {file.name.partition(".")[0] for file in files}
+
+    for folder in (made.folder / "state-0", made.folder / "state-1"):
+        await until(lambda folder=folder: s256.hex() in kept(folder))  # type: ignore[misc]
+    await until(lambda: runnable <= kept(state))
+    assert await third.stop() == 0
+
+    again = made.start(**settings)
+    await again.ready()
+    hits = 'wasm_executor_compile_cache_lookups_total{outcome="hit"}'
+    await until(lambda: measured(again, hits) == len(runnable))
+    assert measured(again, "wasm_executor_module_compilations_total") == 0
+    assert await again.stop() == 0
 
 
 async def test_a_revoked_module_is_shown_and_cannot_come_back(
