@@ -253,10 +253,13 @@ async def test_what_is_published_is_compiled_ahead_and_found_after_a_restart(
 ) -> None:
     """Nobody asks for the module before it is compiled, nor compiles it twice."""
     state = made.folder / "state-of-a-third"
-    settings = {
-        "WASM_EXECUTOR_STATE_DIR": str(state), "WASM_EXECUTOR_LEAVE_ON_STOP": "true",
-    }  # fmt: skip
-    third = made.start(**settings)
+
+    def start() -> Executor:
+        return made.start(
+            WASM_EXECUTOR_STATE_DIR=str(state), WASM_EXECUTOR_LEAVE_ON_STOP="true"
+        )
+
+    third = start()
     await third.ready()
     s256 = await made.publish("ahead@1", adder(4))
     _, out, _ = await made.command("module", "list", "--json")
@@ -276,7 +279,7 @@ async def test_what_is_published_is_compiled_ahead_and_found_after_a_restart(
     await until(lambda: runnable <= kept(state))
     assert await third.stop() == 0
 
-    again = made.start(**settings)
+    again = start()
     await again.ready()
     hits = 'wasm_executor_compile_cache_lookups_total{outcome="hit"}'
     await until(lambda: measured(again, hits) == len(runnable))
