@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 PARTITIONS: Final = 4
 PLAIN: Final = "plain loop"
+BARE: Final = "bare transactions"
+_PROGRAMS: Final = {PLAIN: "plain_loop", BARE: "bare_transactions"}
 RATE: Final = 3_200.0
 RESULTS: Final = Path(__file__).with_name("results")
 _WARM_UP: Final = 4_000
@@ -158,7 +160,7 @@ class Rig:
         self, workload: str, positions: dict[int, tuple[int, int]]
     ) -> Trial:
         """Let the plain loop drain the same records."""
-        async with self._plain_loop(workload, positions) as process:
+        async with self._other(PLAIN, workload, positions) as process:
             broker = machine.cpu_s([self._kafka_pid])
             answer = await process.answer()
             broker = machine.cpu_s([self._kafka_pid]) - broker
@@ -177,13 +179,13 @@ class Rig:
             )
         )
 
-    async def wait_plainly(self, workload: str, pace: Pace) -> Latency:
-        """Send at a pace to the plain loop; the executor does not run."""
+    async def wait_for_other(self, program: str, workload: str, pace: Pace) -> Latency:
+        """Send at a pace to another program; the executor does not run."""
         made, each = self.made, pace.each(PARTITIONS)
         async with PartitionReader(made.connection) as reader:
             ends = await _ends(reader, made.topics.requests)
         positions = {p: (end, end + each) for p, end in ends.items()}
-        async with self._plain_loop(workload, positions) as process:
+        async with self._other(program, workload, positions) as process:
             seen = await steady(
                 made, self.ask(workload), self.tag(), pace, self.plain.results
             )
@@ -191,35 +193,35 @@ class Rig:
         return _sound(seen)
 
     @asynccontextmanager
-    async def _plain_loop(
-        self, workload: str, positions: dict[int, tuple[int, int]]
-    ) -> AsyncIterator[_PlainLoop]:
+    async def _other(
+        self, program: str, workload: str, positions: dict[int, tuple[int, int]]
+    ) -> AsyncIterator[_Other]:
         made, ask = self.made, self.ask(workload)
         hs256 = ask.algorithm == "HS256"
         key: Any = ask.signers.secret if hs256 else ask.signers.key.jwk
         orders = Orders(
-            made.bootstrap, f"plain-{made.prefix}", made.topics.requests,
+            made.bootstrap, f"other-{made.prefix}", made.topics.requests,
             self.plain.results, self.plain.audit, positions, ask.algorithm, key,
             ISSUER, made.audience, {g.name: g.binary for g in GUESTS.values()},
         )  # fmt: skip
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.plain_loop",
+            sys.executable, "-m", f"benchmarks.{_PROGRAMS[program]}",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             cwd=Path(__file__).parents[1],
             env={"PATH": os.environ["PATH"]},
         )  # fmt: skip
-        loop = _PlainLoop(process)
+        other = _Other(process)
         try:
-            await loop.begin(orders)
-            yield loop
+            await other.begin(orders)
+            yield other
         finally:
             if process.returncode is None:
                 process.kill()
             await process.wait()
 
 
-class _PlainLoop:
-    """The plain loop's process."""
+class _Other:
+    """The process of a program that ours is measured beside."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
@@ -237,7 +239,7 @@ class _PlainLoop:
         """Wait until it has answered everything."""
         async with asyncio.timeout(_LIMIT_S):
             answer = msgspec.json.decode(await self._answer.readline(), type=Answer)
-        assert not answer.failed, f"the plain loop refused {answer.failed}"
+        assert not answer.failed, f"{answer.failed} requests were refused"
         return answer
 
 
@@ -367,9 +369,11 @@ async def measure(rig: Rig, count: int, rounds: int, seconds: float) -> Figures:
                 latencies.append((name, seen))
         assert await executor.stop() == 0
         if workers == 1:
-            machine.note(f"end to end: the plain loop's at {RATE:,.0f} requests/s")
-            seen = await rig.wait_plainly("HS256 add", Pace(RATE, seconds))
-            latencies.append((PLAIN, seen))
+            for program in _PROGRAMS:
+                machine.note(f"end to end: {program} at {RATE:,.0f} requests/s")
+                pace = Pace(RATE, seconds)
+                seen = await rig.wait_for_other(program, "HS256 add", pace)
+                latencies.append((program, seen))
     return Figures(pairs, latencies)
 
 
