@@ -13,6 +13,7 @@ from stream_executor import __version__
 from stream_executor.cli import (
     audit,
     bench,
+    cache,
     doctor,
     explain,
     keys,
@@ -49,6 +50,7 @@ app.command(rich_help_panel=_SERVICE)(doctor.doctor)
 app.command(rich_help_panel=_SERVICE)(status.status)
 app.add_typer(status.lane, name="lane", rich_help_panel=_SERVICE)
 app.add_typer(topics.topics, name="topics", rich_help_panel=_SERVICE)
+app.add_typer(cache.cache, name="cache", rich_help_panel=_SERVICE)
 app.add_typer(keys.keys, name="keys", rich_help_panel=_SERVICE)
 app.add_typer(modules.module, name="module", rich_help_panel=_USE)
 app.command(rich_help_panel=_USE)(running.submit)

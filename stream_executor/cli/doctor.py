@@ -35,6 +35,7 @@ def doctor(*, reach: Reach, json: Json = False) -> int:
             show(f"examining: {local.__name__}")
             checks.append(local())
         checks.append(diagnosis.configuration(lambda: reach.settings))
+        checks.append(diagnosis.compile_cache(lambda: reach.settings))
         show("examining: Kafka")
         checks += asyncio.run(_kafka(reach))
     if json:

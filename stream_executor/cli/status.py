@@ -58,6 +58,8 @@ def status(
         )
         if worker["hardening"]:
             say(f"          sandbox: {', '.join(worker['hardening'])}")
+    looks = {name: n for name, n in document["compile_cache"].items() if n}
+    say("cache     " + (", ".join(f"{n:g} {name}" for name, n in looks.items()) or "-"))
     for name, value in sorted(document["results"].items()):
         if value:
             say(f"results   {name} {value:g}")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from stream_executor.http.exposition import Exposition
+    from stream_executor.http.metrics import Metric
     from stream_executor.http.tally import Totals
 
 STATUS_SCHEMA = "wasm-executor/status/v1"
@@ -68,6 +69,7 @@ class StatusDocument(msgspec.Struct, frozen=True):
         audience: the aud that tokens need; empty until a worker knows the cluster.
         totals: every counter without a label, by name, since the supervisor's start.
         results: answered offsets by code.
+        compile_cache: looks into the compile cache, by what they gave.
     """
 
     schema: str
@@ -78,6 +80,7 @@ class StatusDocument(msgspec.Struct, frozen=True):
     readiness: Verdict
     totals: dict[str, float]
     results: dict[str, float]
+    compile_cache: dict[str, float]
 
 
 def build_app(
@@ -161,10 +164,13 @@ class _Pages:
             health=judge_health(status),
             readiness=judge_readiness(status),
             totals={name: n for (name, label), n in counters if not label},
-            results={
-                code: n for (name, code), n in counters if name == metrics.RESULTS.name
-            },
+            results=self._by_label(metrics.RESULTS),
+            compile_cache=self._by_label(metrics.CACHE_LOOKUPS),
         )
+
+    def _by_label(self, metric: Metric) -> dict[str, float]:
+        counters = self._totals.counters.items()
+        return {label: n for (name, label), n in counters if name == metric.name}
 
 
 def _probe(verdict: Verdict, status: ServiceStatus) -> Response:

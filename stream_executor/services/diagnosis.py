@@ -115,6 +115,33 @@ def configuration(read: Callable[[], Settings]) -> Check:
     return Check("configuration", "ok", f"digest {settings.digest()}", wanted, remedy)
 
 
+def compile_cache(read: Callable[[], Settings]) -> Check:
+    """Look at the compiled modules that this host keeps."""
+    from stream_executor.sandbox.artefact_cache import FOLDER  # noqa: PLC0415 - lazily
+    from stream_executor.sandbox.artefact_folder import entries  # noqa: PLC0415 - as above
+
+    wanted = "a folder that the service can use; it makes one"
+    remedy = "wasm-executor cache list, as the service's user"
+    try:
+        settings = read()
+    except ConfigError:
+        return Check("cache", "unknown", "no settings say where", wanted, remedy)
+    folder = settings.state_dir / FOLDER
+    try:
+        kept = entries(folder)
+    except FileNotFoundError:
+        return Check("cache", "ok", f"none yet at {folder}", wanted, remedy)
+    except OSError as error:
+        return Check("cache", "warning", f"{folder}: {error.strerror}", wanted, remedy)
+    refused = sum(one.refused for one in kept)
+    size = sum(one.size for one in kept)
+    found = (
+        f"{len(kept) - refused} compiled, {refused} refused, "
+        f"{size} of {settings.cache_bytes} bytes at {folder}"
+    )
+    return Check("cache", "ok", found, wanted, remedy)
+
+
 async def kafka(connection: KafkaConnection, topics: TopicNames) -> list[Check]:
     """Look at the brokers, the topics, the genesis of each log, and the clocks."""
     from stream_executor.kafka.admin import KafkaAdmin  # noqa: PLC0415 - lazily

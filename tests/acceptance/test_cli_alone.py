@@ -13,7 +13,9 @@ import pytest
 
 import stream_executor
 from stream_executor.cli.failures import EXITS, KINDS
-from stream_executor.model.codes import CODES, Status
+from stream_executor.model.codes import CODES, Code, Status
+from stream_executor.sandbox.artefact_folder import ArtefactFolder, Environments
+from stream_executor.sandbox.compile import Refusal
 from tests.acceptance.cli_runner import COMMAND
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def test_every_command_has_help(cli: Cli) -> None:
         "", "dev", "demo", "init", "run", "doctor", "status", "lane list",
         "topics plan", "topics apply", "topics check", "topics acls", "keys generate",
         "keys jwks", "module new", "module publish", "module list", "module show",
-        "submit", "invoke", "results follow", "token issue", "token inspect",
+        "module revoke", "cache list", "cache forget", "submit", "invoke",
+        "results follow", "token issue", "token inspect",
         "request show", "audit verify", "audit tail", "audit replay", "explain",
     ):  # fmt: skip
         ran = cli(*command.split(), "--help")
@@ -301,9 +304,35 @@ def test_the_doctor_finds_what_is_missing_and_goes_on(cli: Cli) -> None:
     assert checks["python"]["state"] == "ok"
     assert checks["engine"]["state"] == "ok"
     assert checks["hardening"]["state"] in {"ok", "warning"}
+    assert checks["cache"]["state"] == "ok"
     assert checks["kafka.reachable"]["state"] == "unknown"
     assert ran.code == 3
     assert all(check["remedy"] for check in checks.values() if check["state"] != "ok")
+
+
+def test_the_cache_is_listed_and_told_to_forget(cli: Cli, tmp_path: Path) -> None:
+    """Without the key: files can be counted and deleted, never made."""
+    environments = Environments(bytes(32), bytes(32))
+    folder = ArtefactFolder(
+        tmp_path / "compile-cache", bytes(32), environments, 1 << 20, 1 << 20
+    )
+    refusal = Refusal(Code.COMPILE_LIMIT, "too much")
+    for first in (b"\xaa", b"\xbb", b"\xcc"):
+        folder.write_refusal(first * 32, refusal)
+    here = ("--state-dir", str(tmp_path))
+    listed = cli("cache", "list", "--json", *here).objects
+    assert {(one["sha256"], one["refused"]) for one in listed} == {
+        (digit * 64, True) for digit in "abc"
+    }
+    assert cli("cache", "forget", *here).code == 2
+    assert cli("cache", "forget", "aaaa", *here).code == 2
+    assert cli("cache", "forget", "d" * 64, *here).code == 2
+    assert cli("cache", "forget", "a" * 8, *here).out == f"{'a' * 64}\n"
+    forgotten = cli("cache", "forget", "--refused", "--json", *here).object
+    assert forgotten["forgotten"] == 2
+    assert cli("cache", "list", "--json", *here).objects == []
+    assert folder.read_refusal(b"\xaa" * 32) is None
+    folder.close()
 
 
 def test_debug_shows_the_traceback(cli: Cli) -> None:
