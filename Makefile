@@ -43,7 +43,7 @@ test-unit: venv ## Run the fast tests (no sockets, no broker)
 	$(BIN)/pytest tests/unit $(if $(wildcard tests/property),tests/property,)
 
 test-integration: venv system-parts ## Run the tests on a real Apache Kafka
-	$(BIN)/pytest tests/integration $(if $(wildcard tests/fault),tests/fault,)
+	$(BIN)/pytest tests/integration $(if $(wildcard tests/faults),tests/faults,)
 
 test-acceptance: venv system-parts ## Run the tests of the installed command
 	$(BIN)/pytest tests/acceptance

@@ -26,6 +26,7 @@ from stream_executor.embedded import guardian
 from stream_executor.embedded.ahead_of_time import Training
 from stream_executor.embedded.configuration import (
     HOST,
+    Membership,
     Ports,
     meta_properties,
     server_properties,
@@ -71,6 +72,8 @@ class EmbeddedKafka:
         format_arguments: for Kafka's formatter, e.g. ``("--add-scram", …)``; used when
             the data folder is new.
         jvm_arguments: for Java, e.g. ``("-Xmx1g",)``; the last of a kind wins.
+        ports: take these instead of free ones.
+        member: be this node of a cluster (``EmbeddedCluster``); needs ``ports``.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class EmbeddedKafka:
         throughput: bool = False,
         format_arguments: Sequence[str] = (),
         jvm_arguments: Sequence[str] = (),
+        ports: Ports | None = None,
+        member: Membership | None = None,
     ) -> None:
         self._data = data
         self._properties = dict(properties or {})
@@ -89,7 +94,8 @@ class EmbeddedKafka:
         self._throughput = throughput
         self._format_arguments = tuple(format_arguments)
         self._jvm_arguments = tuple(jvm_arguments)
-        self._ports: Ports | None = None
+        self._ports = ports
+        self._member = member
         self._guardian: subprocess.Popen[bytes] | None = None
         self._training: Training | None = None
         self._folder = Path()
@@ -132,7 +138,7 @@ class EmbeddedKafka:
         with ExitStack() as undo:
             if self._data is None:  # the guardian removes it later; here nobody would
                 undo.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            with _reserved_ports(self._ports) as self._ports:
+            with reserved_ports(self._ports) as self._ports:
                 self._prepare_folder(installation)
                 # Open here, so that an error can quote it after it was removed.
                 log = undo.enter_context(self.log.open("a+b"))
@@ -195,6 +201,7 @@ class EmbeddedKafka:
                 logs.resolve(),
                 advertised_by_proxied=self._proxied_port,
                 extra=self._properties,
+                member=self._member,
             ),
             encoding="utf-8",
         )
@@ -214,8 +221,13 @@ class EmbeddedKafka:
                 half.replace(template)
         logs.mkdir(exist_ok=True)
         shutil.copyfile(template, logs / "bootstrap.checkpoint")
+        member = self._member
         (logs / "meta.properties").write_text(
-            meta_properties(cluster_id=_kafka_uuid(), directory_id=_kafka_uuid()),
+            meta_properties(
+                cluster_id=kafka_uuid() if member is None else member.cluster_id,
+                directory_id=kafka_uuid(),
+                node_id=1 if member is None else member.node_id,
+            ),
             encoding="utf-8",
         )
 
@@ -264,7 +276,7 @@ class EmbeddedKafka:
 
     def _await_answer(self, guard: subprocess.Popen[bytes], log: BinaryIO) -> None:
         deadline = time.monotonic() + _START_BUDGET_S
-        while not _answers(self._known_ports().local):
+        while not node_answers(self._known_ports().local):
             ended = guard.poll() is not None
             if ended or time.monotonic() > deadline:
                 log.seek(0)
@@ -290,7 +302,7 @@ def _format(
 ) -> None:
     """Let Kafka's formatter prepare the folder that the properties name."""
     tool = "kafka.tools.StorageTool"
-    given = ("format", "-t", _kafka_uuid(), "-c", str(properties), *arguments)
+    given = ("format", "-t", kafka_uuid(), "-c", str(properties), *arguments)
     done = installation.run(tool, *given)
     if done.returncode != 0:
         raise EmbeddedKafkaError(
@@ -300,7 +312,7 @@ def _format(
         )
 
 
-def _kafka_uuid() -> str:
+def kafka_uuid() -> str:
     """Return a new identifier as Kafka writes them: 22 characters of base64url."""
     while (text := urlsafe_b64encode(uuid.uuid4().bytes)[:22]).startswith(b"-"):
         pass  # Kafka takes care that none looks like an option; so do we
@@ -308,7 +320,7 @@ def _kafka_uuid() -> str:
 
 
 @contextmanager
-def _reserved_ports(again: Ports | None) -> Iterator[Ports]:
+def reserved_ports(again: Ports | None) -> Iterator[Ports]:
     """Choose free loopback ports (or take the same again); hold them while inside.
 
     On Linux two sockets that both set SO_REUSEADDR may have one address while none or
@@ -333,8 +345,8 @@ def _reserved_ports(again: Ports | None) -> Iterator[Ports]:
         yield Ports(*numbers)
 
 
-def _answers(port: int) -> bool:
-    """Ask for the cluster's nodes (Metadata v1); is the node itself among them?
+def node_answers(port: int, nodes: int = 1) -> bool:
+    """Ask for the cluster's nodes (Metadata v1); are there so many?
 
     A node lists itself when its controller lets it serve, which is later than the
     moment when it accepts connections.
@@ -348,4 +360,6 @@ def _answers(port: int) -> bool:
     except OSError:
         return False
     # Size, correlation id, number of nodes.
-    return len(answer) == 12 and struct.unpack(">iii", answer)[2] > 0  # noqa: PLR2004
+    if len(answer) < 12:  # noqa: PLR2004
+        return False
+    return int.from_bytes(answer[8:]) >= nodes

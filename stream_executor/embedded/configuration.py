@@ -28,14 +28,32 @@ class Ports:
     proxied: int
 
 
+@dataclass(frozen=True)
+class Membership:
+    """Which node of which cluster this is; every node votes.
+
+    ``voters`` are the controllers' ports by node id.
+    """
+
+    node_id: int
+    cluster_id: str
+    voters: Mapping[int, int]
+
+
 def server_properties(
     ports: Ports,
     log_folder: Path,
     *,
     advertised_by_proxied: int | None,
     extra: Mapping[str, str],
+    member: Membership | None = None,
 ) -> str:
     """Return the text of ``server.properties``; ``extra`` wins over what is here."""
+    voters = {1: ports.controller} if member is None else member.voters
+    # What Kafka keeps for itself has as many copies as there are nodes, up to three;
+    # a transaction needs two of three.
+    copies = min(len(voters), 3)
+    enough = str(max(copies - 1, 1))
     listening = {
         "CLIENTS": ports.clients,
         "LOCAL": ports.local,
@@ -47,8 +65,10 @@ def server_properties(
         advertised["PROXIED"] = advertised_by_proxied
     properties = {
         "process.roles": "broker,controller",
-        "node.id": "1",
-        "controller.quorum.voters": f"1@{HOST}:{ports.controller}",
+        "node.id": str(1 if member is None else member.node_id),
+        "controller.quorum.voters": ",".join(
+            f"{node}@{HOST}:{port}" for node, port in voters.items()
+        ),
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "LOCAL",
         "listeners": _addresses(listening),
@@ -57,14 +77,13 @@ def server_properties(
             f"{name}:PLAINTEXT" for name in listening
         ),
         "log.dirs": str(log_folder),
-        # One node: what it keeps for itself cannot have three copies.
-        "offsets.topic.replication.factor": "1",
+        "offsets.topic.replication.factor": str(copies),
         "offsets.topic.num.partitions": "8",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.replication.factor": str(copies),
+        "transaction.state.log.min.isr": enough,
         "transaction.state.log.num.partitions": "8",
-        "share.coordinator.state.topic.replication.factor": "1",
-        "share.coordinator.state.topic.min.isr": "1",
+        "share.coordinator.state.topic.replication.factor": str(copies),
+        "share.coordinator.state.topic.min.isr": enough,
         # A node that was killed may register again once its old session has ended.
         "broker.session.timeout.ms": "3000",
         "broker.heartbeat.interval.ms": "500",
@@ -79,12 +98,12 @@ def server_properties(
     return _lines({**properties, **extra})
 
 
-def meta_properties(*, cluster_id: str, directory_id: str) -> str:
+def meta_properties(*, cluster_id: str, directory_id: str, node_id: int = 1) -> str:
     """Return the text of ``meta.properties``, with which Kafka marks a data folder."""
     return _lines(
         {
             "version": "1",
-            "node.id": "1",
+            "node.id": str(node_id),
             "cluster.id": cluster_id,
             "directory.id": directory_id,
         }

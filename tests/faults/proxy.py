@@ -96,8 +96,8 @@ class Fault:
         after: so many matching requests pass first.
         times: so many are taken; then the rule is spent.
         code: Kafka's error code for ``ANSWER``.
-        met: set when a request was taken (for ``CUT_AFTER``, ``HOLD_RESPONSE`` and
-            ``DROP_RESPONSE``: when the broker has answered it).
+        met: set when a request was taken.
+        answered: set when the broker has answered a request that was taken.
     """
 
     do: Do
@@ -107,6 +107,7 @@ class Fault:
     times: int = 1
     code: int = 0
     met: asyncio.Event = field(default_factory=asyncio.Event)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def release(self) -> None:
@@ -265,11 +266,10 @@ class _Link:
 
     async def _before(self, fault: Fault, request: Request) -> bool:
         """Do what comes before the broker sees it; whether it still shall."""
+        fault.met.set()
         if fault.do is Do.CUT_BEFORE:
-            fault.met.set()
             raise ConnectionAbortedError
         if fault.do is Do.ANSWER:
-            fault.met.set()
             self._owed.append((None, error_answer(request, fault.code)))
             self._give_own_answers()
             return False
@@ -278,7 +278,6 @@ class _Link:
         if fault.do is Do.FREEZE:
             self._open.clear()
         if fault.do in {Do.DELIVER_LATE, Do.FREEZE, Do.HOLD_REQUEST}:
-            fault.met.set()
             await fault.released.wait()
             self._open.set()
         return True
@@ -290,7 +289,7 @@ class _Link:
                 fault, _ = self._owed.popleft()
                 do = None if fault is None else fault.do
                 if fault is not None:
-                    fault.met.set()
+                    fault.answered.set()
                 if fault is not None and do is Do.HOLD_RESPONSE:
                     await fault.released.wait()
                 if do is Do.CUT_AFTER:
@@ -321,7 +320,10 @@ def error_answer(request: Request, code: int) -> bytes:
         case Api.ADD_PARTITIONS:
             *_, topics = AddPartitionsToTxnRequest_v0.SCHEMA.decode(body)
             answer = struct.pack(">i", 0) + _per_partition(
-                [(topic, [(p, b"") for p in partitions]) for topic, partitions in topics],
+                [
+                    (topic, [(p, b"") for p in partitions])
+                    for topic, partitions in topics
+                ],
                 code,
             )
         case Api.PRODUCE:
@@ -339,7 +341,9 @@ def error_answer(request: Request, code: int) -> bytes:
     return _SIZE.pack(request.correlation_id) + answer
 
 
-def _per_partition(topics: list[tuple[str, list[tuple[int, bytes]]]], code: int) -> bytes:
+def _per_partition(
+    topics: list[tuple[str, list[tuple[int, bytes]]]], code: int
+) -> bytes:
     out = struct.pack(">i", len(topics))
     for topic, partitions in topics:
         name = topic.encode()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stream_executor.embedded.configuration import (
+    Membership,
     Ports,
     meta_properties,
     server_properties,
@@ -131,3 +132,19 @@ def test_without_any_java_the_remedy_is_one_command(
         find_java()
 
     assert "pip install 'stream-executor[dev]'" in refused.value.remedy
+
+
+def test_a_member_of_three_names_all_voters_and_keeps_three_copies() -> None:
+    member = Membership(2, "c" * 22, {1: 9101, 2: 1003, 3: 9103})
+    found = parsed(
+        server_properties(
+            PORTS, Path("/data"), advertised_by_proxied=None, extra={}, member=member
+        )
+    )
+    assert found["node.id"] == "2"
+    assert found["controller.quorum.voters"] == (
+        "1@127.0.0.1:9101,2@127.0.0.1:1003,3@127.0.0.1:9103"
+    )
+    assert found["transaction.state.log.replication.factor"] == "3"
+    assert found["transaction.state.log.min.isr"] == "2"
+    assert found["offsets.topic.replication.factor"] == "3"
