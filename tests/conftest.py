@@ -18,7 +18,7 @@ from pytest_socket import disable_socket, enable_socket
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytest_plugins = ["stream_executor.testing.kafka"]
+pytest_plugins = ["stream_executor.testing.kafka", "tests.secured_kafka"]
 
 _UNIT = Path(__file__).with_name("unit")
 _PARTS = Path(__file__).parents[1] / "tools" / "system-parts.txt"

@@ -137,9 +137,10 @@ def _configs(principal: str, principals: Principals) -> tuple[str, ...]:
 
 
 def kafka_acls_commands(rows: Iterable[Acl], bootstrap: str = "localhost:9092") -> str:
-    """Print the ``kafka-acls`` commands that grant the rights."""
+    """Print the ``kafka-acls`` commands that grant the rights, one for equal rights."""
     commands = []
-    for row in rows:
+    for alike in _alike(rows):
+        row = alike[0]
         words = ["kafka-acls", "--bootstrap-server", bootstrap, "--add"]
         words += ["--allow-principal", f"User:{row.principal}"]
         for operation in row.operations:
@@ -147,8 +148,18 @@ def kafka_acls_commands(rows: Iterable[Acl], bootstrap: str = "localhost:9092") 
         if row.resource == "cluster":
             words.append("--cluster")
         else:
-            words += [f"--{row.resource}", row.name]
+            for each in alike:
+                words += [f"--{row.resource}", each.name]
         if row.prefixed:
             words += ["--resource-pattern-type", "prefixed"]
         commands.append(shlex.join(words))
     return "\n".join(commands) + "\n"
+
+
+def _alike(rows: Iterable[Acl]) -> Iterable[list[Acl]]:
+    """Put rows together that differ in the resource's name only."""
+    groups: dict[tuple[object, ...], list[Acl]] = {}
+    for row in rows:
+        key = (row.principal, row.resource, row.operations, row.prefixed)
+        groups.setdefault(key, []).append(row)
+    return groups.values()

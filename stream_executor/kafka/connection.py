@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from stream_executor.kafka.oauth import OAuthSource
 from stream_executor.model.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+OAUTHBEARER: Final = "OAUTHBEARER"
+MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", OAUTHBEARER)
 # Below the 30 s after which the broker gives up our transactions (design 5).
 MIN_REQUEST_TIMEOUT_MS: Final = 1_000
 MAX_REQUEST_TIMEOUT_MS: Final = 25_000
@@ -37,6 +39,7 @@ class KafkaConnection:
         sasl_mechanism: one of ``MECHANISMS``, for the SASL protocols.
         sasl_username: user of that mechanism.
         sasl_password: its password; never printed.
+        oauth: where OAUTHBEARER's tokens come from.
         ssl_cafile: PEM file with the authorities to trust; None is the system's.
         ssl_cadata: the same as PEM text.
         ssl_certfile: PEM file with our certificate chain (and, if ``ssl_keyfile`` is
@@ -57,6 +60,7 @@ class KafkaConnection:
     sasl_mechanism: str = "SCRAM-SHA-512"
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
+    oauth: OAuthSource | None = None
     ssl_cafile: str | None = None
     ssl_cadata: str | None = field(default=None, repr=False)
     ssl_certfile: str | None = None
@@ -86,7 +90,12 @@ class KafkaConnection:
                     f"SASL mechanism: expected one of {', '.join(MECHANISMS)}, "
                     f"got {self.sasl_mechanism[:64]!r}"
                 )
-            if self.sasl_username is None or self.sasl_password is None:
+            if self.sasl_mechanism == OAUTHBEARER:
+                if self.oauth is None:
+                    raise ConfigError(
+                        "OAUTHBEARER needs sasl.oauthbearer.token.endpoint.url"
+                    )
+            elif self.sasl_username is None or self.sasl_password is None:
                 raise ConfigError(
                     f"{self.security_protocol} needs a SASL user name and password"
                 )
@@ -120,8 +129,16 @@ class KafkaConnection:
             options["ssl_context"] = _tls(self)
         if self.security_protocol.startswith("SASL"):
             options["sasl_mechanism"] = self.sasl_mechanism
-            options["sasl_plain_username"] = self.sasl_username
-            options["sasl_plain_password"] = self.sasl_password
+            if self.oauth is not None and self.sasl_mechanism == OAUTHBEARER:
+                # Here, so that commands without Kafka do not load aiokafka.
+                from stream_executor.kafka.tokens import (  # noqa: PLC0415
+                    token_provider,
+                )
+
+                options["sasl_oauth_token_provider"] = token_provider(self.oauth)
+            else:
+                options["sasl_plain_username"] = self.sasl_username
+                options["sasl_plain_password"] = self.sasl_password
         return options
 
 
@@ -133,17 +150,39 @@ def _tls(connection: KafkaConnection) -> ssl.SSLContext:
             cafile=connection.ssl_cafile, cadata=connection.ssl_cadata
         )
         context.check_hostname = connection.ssl_check_hostname
-        if connection.ssl_certfile is not None:
-            context.load_cert_chain(
-                connection.ssl_certfile,
-                connection.ssl_keyfile,
-                connection.ssl_key_password,
-            )
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise ConfigError(
-            f"TLS to {connection.bootstrap_servers}: {error}; expected PEM files"
-        ) from error
+        raise _unreadable(connection, error) from error
+    _load_certificate(connection, context)
     return context
+
+
+def renew_certificate(connection: KafkaConnection) -> None:
+    """Read our certificate and key again; connections made from now on show it.
+
+    Raises:
+        ConfigError: they cannot be read or do not belong together.
+    """
+    if connection.security_protocol.endswith("SSL"):
+        _load_certificate(connection, _tls(connection))
+
+
+def _load_certificate(connection: KafkaConnection, context: ssl.SSLContext) -> None:
+    if connection.ssl_certfile is None:
+        return
+    # Without a passphrase an encrypted key would ask for one on the terminal.
+    passphrase = connection.ssl_key_password or ""
+    try:
+        context.load_cert_chain(
+            connection.ssl_certfile, connection.ssl_keyfile, passphrase
+        )
+    except (OSError, ValueError) as error:
+        raise _unreadable(connection, error) from error
+
+
+def _unreadable(connection: KafkaConnection, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"TLS to {connection.bootstrap_servers}: {error}; expected PEM files"
+    )
 
 
 # Property name -> our field. Java's names first, then librdkafka's where they differ.
@@ -165,6 +204,18 @@ _NAMES: Final = {
     "ssl.key.password": "ssl_key_password",
     "client.id": "client_id",
 }
+# Property name -> field of OAuthSource. Java's names, then librdkafka's.
+_OAUTH: Final = {
+    "sasl.oauthbearer.token.endpoint.url": "url",
+    "sasl.oauthbearer.client.credentials.client.id": "client_id",
+    "sasl.oauthbearer.client.credentials.client.secret": "client_secret",
+    "sasl.oauthbearer.client.id": "client_id",
+    "sasl.oauthbearer.client.secret": "client_secret",
+    "sasl.oauthbearer.scope": "scope",
+    "https.ca.location": "cafile",
+}
+# Say how another client gets the token; ours has the one way that _OAUTH describes.
+_OAUTH_METHODS: Final = ("sasl.oauthbearer.method", "sasl.login.callback.handler.class")
 _TIMEOUTS: Final = ("request.timeout.ms", "socket.timeout.ms")
 _HOSTNAME: Final = "ssl.endpoint.identification.algorithm"
 _VERIFY: Final = "enable.ssl.certificate.verification"
@@ -177,7 +228,12 @@ _UNUSABLE: Final = {
     "ssl.certificate.pem": "give ssl.certificate.location, a PEM file",
 }
 _JAAS_OPTION: Final = re.compile(r'(\w+)\s*=\s*"((?:[^"\\]|\\.)*)"')
-_JAAS_MODULE: Final = re.compile(r"\.(Plain|Scram)LoginModule\s")
+_JAAS_MODULE: Final = re.compile(r"\.(Plain|Scram|OAuthBearer)LoginModule\s")
+_JAAS_OAUTH: Final = {
+    "clientId": "client_id",
+    "clientSecret": "client_secret",
+    "scope": "scope",
+}
 
 
 def from_properties(
@@ -197,6 +253,7 @@ def from_properties(
             checks switched off, or a value that ``KafkaConnection`` refuses.
     """
     fields: dict[str, Any] = {}
+    oauth = {_OAUTH[n]: v.strip() for n, v in properties.items() if n in _OAUTH}
     ignored: list[str] = []
     for name, value in properties.items():
         _refuse_unusable(name, value.strip())
@@ -207,13 +264,15 @@ def from_properties(
         elif name == _HOSTNAME:
             fields["ssl_check_hostname"] = value.strip().lower() not in {"", "none"}
         elif name == _JAAS:
-            fields.update(_jaas(value))
-        elif name not in {*_STORE_TYPES, _VERIFY}:
+            _jaas(value, fields, oauth)
+        elif name not in {*_STORE_TYPES, *_OAUTH, *_OAUTH_METHODS, _VERIFY}:
             ignored.append(name)
     if "bootstrap_servers" not in fields:
         raise ConfigError("expected bootstrap.servers among the properties")
     if "security_protocol" in fields:
         fields["security_protocol"] = fields["security_protocol"].strip().upper()
+    if "url" in oauth:
+        fields["oauth"] = OAuthSource(**oauth)
     return KafkaConnection(**fields), tuple(sorted(ignored))
 
 
@@ -258,20 +317,22 @@ def _refuse_unusable(name: str, value: str) -> None:
         raise ConfigError(f"{name}: certificates are always verified")
 
 
-def _jaas(value: str) -> dict[str, str]:
+def _jaas(value: str, fields: dict[str, Any], oauth: dict[str, str]) -> None:
     """Take user name and password from a JAAS login line; show nothing of it."""
-    options = dict(_JAAS_OPTION.findall(value))
-    if _JAAS_MODULE.search(value) is None or not {"username", "password"} <= set(
-        options
-    ):
+    module = _JAAS_MODULE.search(value)
+    options = {
+        name: re.sub(r"\\(.)", r"\1", text)
+        for name, text in _JAAS_OPTION.findall(value)
+    }
+    if module is not None and module[1] == "OAuthBearer":
+        oauth |= {_JAAS_OAUTH[n]: options[n] for n in _JAAS_OAUTH if n in options}
+        return
+    if module is None or not {"username", "password"} <= set(options):
         raise ConfigError(
             f"{_JAAS}: expected a PlainLoginModule or ScramLoginModule line with "
-            "username and password in double quotes"
+            "username and password in double quotes, or an OAuthBearerLoginModule"
         )
-    return {
-        f"sasl_{name}": re.sub(r"\\(.)", r"\1", options[name])
-        for name in ("username", "password")
-    }
+    fields |= {f"sasl_{name}": options[name] for name in ("username", "password")}
 
 
 def _integer(name: str, value: str) -> int:

@@ -1,9 +1,10 @@
 """Everything that we touch behind aiokafka's public names, in one place.
 
-aiokafka 0.14 keeps three things to itself that the design needs: how long it sleeps
+aiokafka 0.14 keeps four things to itself that the design needs: how long it sleeps
 while the last transaction's markers are written, the moment at which a transactional
-request left us in doubt, and a way to drop a producer without finishing its work.
-``probe`` refuses to start when a newer release has moved one of them.
+request left us in doubt, a way to drop a producer without finishing its work, and what
+a broker answers to a token. ``probe`` refuses to start when a newer release has moved
+one of them.
 
 Not here: when to use them (``writer`` decides).
 """
@@ -14,7 +15,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, conn, errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.producer import sender
 from aiokafka.protocol.produce import ProduceRequest
@@ -58,6 +59,7 @@ def probe() -> None:
         and "_conns" in AIOKafkaClient.__init__.__code__.co_names
         and "_sender" in AIOKafkaProducer.__init__.__code__.co_names
         and "_txn_manager" in AIOKafkaProducer.__init__.__code__.co_names
+        and "_token_sent" in conn.OAuthAuthenticator.__init__.__code__.co_names
     )
     if not known:
         raise ConfigError(
@@ -74,6 +76,28 @@ def shorten_marker_wait(seconds: float) -> None:
     """
     probe()
     sender.BACKOFF_OVERRIDE = seconds
+
+
+def refuse_challenges() -> None:
+    """Have a refused OAUTHBEARER token fail, once a process.
+
+    A broker refuses a token with a challenge (RFC 7628, 3.2.2), not an error code.
+    aiokafka takes that for success: the connection then answers every request with
+    rubbish, and the client tries for ever.
+    """
+    probe()
+    conn.OAuthAuthenticator.step = _step
+
+
+async def _step(self: Any, payload: bytes | None) -> tuple[bytes, bool] | None:
+    if payload:
+        status = payload[:64].decode("ascii", "replace")
+        raise errors.SaslAuthenticationFailed(f"the token is refused: {status}")
+    answer: tuple[bytes, bool] | None = await _aiokafkas_step(self, payload)
+    return answer
+
+
+_aiokafkas_step = conn.OAuthAuthenticator.step
 
 
 def watch(producer: AIOKafkaProducer, doubt: Callable[[str], None]) -> None:
