@@ -33,16 +33,27 @@ allow() { # PRINCIPAL "OPERATION …" RESOURCE …
   operations=
   for operation in $2; do operations="$operations --operation $operation"; done
   shift 2
-  # shellcheck disable=SC2086 # operations are words
-  acl --add --allow-principal "User:$principal" $operations "$@"
+  # shellcheck disable=SC2086 # operations and the verb are words
+  acl $verb --allow-principal "User:$principal" $operations "$@"
 }
 
 topics() { # what it prints is split into words: topic names have no spaces
   for name in "$@"; do printf -- '--topic wasm.%s ' "$name"; done
 }
 
+rights_of_ceremony() {
+  # shellcheck disable=SC2046 # as topics says
+  {
+    allow "$ceremony" 'Read Write DescribeConfigs' $(topics audit control)
+    allow "$ceremony" 'Describe DescribeConfigs' \
+      $(topics requests results modules checkpoints)
+  }
+}
+
 case $act in
 grant)
+  verb=--add
+  rights_of_ceremony
   # shellcheck disable=SC2046 # as topics says
   {
     allow "$executor" 'Read DescribeConfigs' $(topics requests control modules)
@@ -65,10 +76,6 @@ grant)
       $(topics requests results modules control checkpoints)
     allow "$operator" Create --cluster
 
-    allow "$ceremony" 'Read Write DescribeConfigs' $(topics audit control)
-    allow "$ceremony" 'Describe DescribeConfigs' \
-      $(topics requests results modules checkpoints)
-
     allow "$requester" Write $(topics requests)
     allow "$requester" Read $(topics results)
 
@@ -77,9 +84,8 @@ grant)
   }
   ;;
 end-ceremony)
-  # shellcheck disable=SC2046 # as topics says
-  acl --remove --force --allow-principal "User:$ceremony" \
-    $(topics requests results audit modules control checkpoints)
+  verb='--remove --force'
+  rights_of_ceremony
   ;;
 *)
   echo "$0: $act is neither grant nor end-ceremony" >&2

@@ -26,7 +26,7 @@ from stream_executor.auth.token import TokenProfile
 from stream_executor.http import metrics
 from stream_executor.http.status import LaneStatus
 from stream_executor.kafka.admin import KafkaAdmin
-from stream_executor.kafka.connection import from_properties
+from stream_executor.kafka.connection import from_properties, renew_certificate
 from stream_executor.kafka.gaps import GapProver
 from stream_executor.kafka.intake import RequestFetcher
 from stream_executor.kafka.membership import GroupMembership, MembershipOptions
@@ -298,12 +298,13 @@ class WorkerRuntime:
         log.info("worker.drained")
 
     def reload(self) -> None:
-        """Read key and policy files again; what cannot be read stays as it was."""
+        """Read keys, policy and certificate again; what cannot be read stays."""
         self._spawn(self._reload())
 
     async def _reload(self) -> None:
         try:
             policy = _read_policy(self._orders.settings.policy_path)
+            renew_certificate(self._connection)
             if self._keys is not None:
                 await self._keys.load()
             self._policy = policy

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
+BEARER = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
+
+
+OAUTH = {
+    "bootstrap.servers": "a",
+    "security.protocol": "SASL_SSL",
+    "sasl.mechanism": "OAUTHBEARER",
+}
+TOKEN_URL = "sasl.oauthbearer.token.endpoint.url"
 
 
 def test_plaintext_needs_nothing_but_servers() -> None:
@@ -101,6 +110,46 @@ def test_no_secret_is_ever_printed() -> None:
 
 
 @pytest.mark.parametrize(
+    "properties",
+    [
+        {
+            "sasl.oauthbearer.client.id": "me",
+            "sasl.oauthbearer.client.secret": "hunter22",
+            "sasl.oauthbearer.method": "oidc",
+            "https.ca.location": "/idp.pem",
+        },
+        {
+            "sasl.oauthbearer.client.credentials.client.id": "me",
+            "sasl.oauthbearer.client.credentials.client.secret": "hunter22",
+            "https.ca.location": "/idp.pem",
+        },
+        {
+            "sasl.jaas.config": f'{BEARER} required clientId="me" '
+            'clientSecret="hunter22";',
+            "https.ca.location": "/idp.pem",
+        },
+    ],
+    ids=["librdkafka", "java", "jaas"],
+)
+def test_a_token_endpoint_is_understood_in_every_spelling(
+    properties: dict[str, str],
+) -> None:
+    connection, ignored = from_properties(
+        OAUTH | {TOKEN_URL: "https://idp.example/token"} | properties
+    )
+    source = connection.oauth
+    assert source is not None
+    assert (source.client_id, source.client_secret) == ("me", "hunter22")
+    assert source.cafile == "/idp.pem"
+    assert ignored == ()
+    assert "hunter22" not in repr(connection)
+    options = connection.client_options("x")
+    assert "sasl_plain_password" not in options
+    again = connection.client_options("y")["sasl_oauth_token_provider"]
+    assert options["sasl_oauth_token_provider"] is again
+
+
+@pytest.mark.parametrize(
     ("properties", "message"),
     [
         ({}, "bootstrap.servers"),
@@ -123,6 +172,10 @@ def test_no_secret_is_ever_printed() -> None:
             },
             "SASL mechanism",
         ),
+        (OAUTH, "token.endpoint.url"),
+        (OAUTH | {TOKEN_URL: "http://idp.example/token"}, "https://"),
+        (OAUTH | {TOKEN_URL: "https://idp.example/token"}, "client secret"),
+        (OAUTH | {TOKEN_URL: "file:"}, "https://"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(
