@@ -29,11 +29,12 @@ Kafka client properties are `KAFKA_*` by the rule of Confluent's images (upper c
 as `_`): `KAFKA_BOOTSTRAP_SERVERS`, `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_MECHANISM`,
 `KAFKA_SASL_USERNAME`, `KAFKA_SASL_PASSWORD` (or `KAFKA_SASL_PASSWORD_FILE`), … ;
 `KAFKA_PROPERTIES_FILE` names a `client.properties` file. What is not used is said.
-Names are Java's or librdkafka's; stores are PEM files. Protocols: PLAINTEXT, SSL (with a
-client certificate: mutual TLS), SASL_SSL, SASL_PLAINTEXT. Mechanisms: PLAIN,
-SCRAM-SHA-256, SCRAM-SHA-512, and OAUTHBEARER with `sasl.oauthbearer.token.endpoint.url`,
-which is an https address (client credentials) or a `file:///` path read anew for each
-connection. `deploy/kafka/acls.sh` grants the rights.
+Names are Java's or librdkafka's; stores are PEM files. Protocols: PLAINTEXT, SSL (with
+a client certificate: mutual TLS), SASL_SSL, SASL_PLAINTEXT. Mechanisms: PLAIN,
+SCRAM-SHA-256, SCRAM-SHA-512, and OAUTHBEARER, whose
+`sasl.oauthbearer.token.endpoint.url` is an https address (client credentials) or a
+`file:///` path that is read anew for each connection. `deploy/kafka/acls.sh` grants
+the rights.
 
 | name | default | range | meaning |
 |---|---|---|---|
