@@ -40,9 +40,13 @@ from stream_executor.services.ceremony import (
     prepare_keys,
 )
 from stream_executor.wire.modules import encode_module
+from stream_executor.wire.results import decode_result
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from stream_executor.model.record import Record
+    from stream_executor.model.result import ExecutionResult
 
 ISSUER = "tests"
 ADD = (
@@ -155,6 +159,37 @@ class TestDeployment:
                 ),
             )
         return s256
+
+    async def ask(
+        self,
+        appender: Appender,
+        partition: int,
+        value: bytes,
+        signer: RequestSigner | None = None,
+    ) -> int:
+        """Append a signed request; give its offset."""
+        topic = self.topics.requests
+        token = (signer or self.signer()).sign(
+            topic, partition, value, now_s=int(time.time())
+        )
+        header = [("authorization", b"Bearer " + token)]
+        return (await appender.append(topic, partition, value, header)).offset
+
+    async def records(self, topic: str, partition: int) -> list[Record]:
+        """Give everything in a partition."""
+        async with PartitionReader(self.connection) as reader:
+            end = await reader.end_offset(topic, partition)
+            return [r async for rs in reader.read(topic, partition, 0, end) for r in rs]
+
+    async def result(self, partition: int, offset: int) -> ExecutionResult:
+        """Wait for the result of one request."""
+        async with asyncio.timeout(60):
+            while True:
+                for record in await self.records(self.topics.results, partition):
+                    result = decode_result(record.value or b"")
+                    if result.offset <= offset < result.offset + result.count:
+                        return result
+                await asyncio.sleep(0.1)
 
     async def command(
         self, *arguments: str, command: Path = COMMAND

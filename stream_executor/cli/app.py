@@ -14,8 +14,10 @@ from stream_executor.cli import (
     audit,
     bench,
     cache,
+    deny,
     doctor,
     explain,
+    key_history,
     keys,
     modules,
     request,
@@ -51,6 +53,8 @@ app.command(rich_help_panel=_SERVICE)(status.status)
 app.add_typer(status.lane, name="lane", rich_help_panel=_SERVICE)
 app.add_typer(topics.topics, name="topics", rich_help_panel=_SERVICE)
 app.add_typer(cache.cache, name="cache", rich_help_panel=_SERVICE)
+app.add_typer(deny.deny, name="deny", rich_help_panel=_SERVICE)
+keys.keys.add_typer(key_history.key_history)  # without a name: into the same group
 app.add_typer(keys.keys, name="keys", rich_help_panel=_SERVICE)
 app.add_typer(modules.module, name="module", rich_help_panel=_USE)
 app.command(rich_help_panel=_USE)(running.submit)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stream_executor.cli.failures import CommandError, Exit
-from stream_executor.cli.modules import OperatorKey
 from stream_executor.cli.options import Json
+from stream_executor.cli.orders import OperatorKey
 from stream_executor.cli.output import hint, print_json, progress, say, table, write
 from stream_executor.cli.reach import Reach, with_reach
 

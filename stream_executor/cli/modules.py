@@ -12,29 +12,15 @@ import typer
 from stream_executor.cli.failures import CommandError
 from stream_executor.cli.invocation import read_module
 from stream_executor.cli.options import Json
+from stream_executor.cli.orders import AdministratorKey, OperatorKey, administrator
 from stream_executor.cli.output import hint, print_json, progress, say, table
-from stream_executor.cli.reach import Reach, read_text, with_reach
+from stream_executor.cli.reach import Reach, with_reach
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from stream_executor.model.job import Limits
     from stream_executor.modules.view import PublishedModule
 
 module = typer.Typer(help="Publish, look at and revoke modules.", no_args_is_help=True)
-
-AdministratorKey = Annotated[
-    Path | None,
-    typer.Option("--key", metavar="FILE", help="An Administrator's private key."),
-]
-OperatorKey = Annotated[
-    str | None,
-    typer.Option(
-        "--operator-key",
-        metavar="KEY",
-        help="The operator's public key (hex, base64, PEM or a file): trust root.",
-    ),
-]
 
 _WAT = """;; wasm-executor invoke {name}.wat --function add --arg i32:2 --arg i32:3
 (module
@@ -114,7 +100,7 @@ def publish(
                 reach.connection,
                 reach.topics,
                 reach.operator_public_key(operator_key),
-                _administrator(reach, key),
+                administrator(reach, key),
                 ref,
                 binary,
                 _grant(grant_fuel, grant_memory, grant_deadline, size=grant_size),
@@ -164,7 +150,7 @@ def revoke(
                 reach.connection,
                 reach.topics,
                 reach.operator_public_key(operator_key),
-                _administrator(reach, key),
+                administrator(reach, key),
                 ref,
                 reason,
             )
@@ -188,12 +174,12 @@ def list_modules(
     json: Json = False,
 ) -> None:
     """List published modules, oldest first."""
-    from stream_executor.services import publishing  # noqa: PLC0415 - lazily
+    from stream_executor.services.speaking import (  # noqa: PLC0415 - lazily
+        read_control,
+    )
 
     root = reach.operator_public_key(operator_key)
-    view = asyncio.run(
-        publishing.read_control(reach.connection, reach.topics.control, root)
-    )
+    view = asyncio.run(read_control(reach.connection, reach.topics.control, root))
     if json:
         for one in view.modules():
             print_json(_facts(one), schema="module")
@@ -246,11 +232,14 @@ async def _fetch(
 ) -> tuple[dict[str, Any], bytes]:
     from stream_executor.model.request import InlineModule  # noqa: PLC0415 - lazily
     from stream_executor.services import publishing  # noqa: PLC0415 - as above
+    from stream_executor.services.speaking import (  # noqa: PLC0415 - as above
+        read_control,
+    )
     from stream_executor.wire.requests import parse_module_name  # noqa: PLC0415
 
     ref = parse_module_name(name)
     root = reach.operator_public_key(operator_key)
-    view = await publishing.read_control(reach.connection, reach.topics.control, root)
+    view = await read_control(reach.connection, reach.topics.control, root)
     found = None if isinstance(ref, InlineModule) else view.resolve(ref)
     if found is None:
         raise _never_published(name)
@@ -301,25 +290,6 @@ def _interface(binary: bytes) -> dict[str, Any]:
         ],
         "imports": [f"{one.module}.{one.name}" for one in shape.imports],
     }
-
-
-def _administrator(reach: Reach, key: Path | None) -> Ed25519PrivateKey:
-    from stream_executor.key_text import read_private_key  # noqa: PLC0415 - lazily
-
-    credentials = reach.credentials
-    if key is None and credentials and credentials.administrator_key_file:
-        key = Path(credentials.administrator_key_file)
-    if key is None:
-        raise CommandError(
-            "CONFIG",
-            "publishing needs an Administrator's key",
-            cause="neither --key nor credentials that name one",
-            remedy="wasm-executor module publish FILE --key administrator.pem",
-        )
-    try:
-        return read_private_key(read_text(key))
-    except ValueError as error:
-        raise CommandError("CONFIG", f"{key}: {error}") from error
 
 
 def _grant(

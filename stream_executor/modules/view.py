@@ -120,6 +120,16 @@ class Denied(msgspec.Struct, frozen=True):
     modules: frozenset[bytes] = frozenset()
 
 
+class Denial(msgspec.Struct, frozen=True, gc=False):
+    """One denial in force, for people: what, why, since when (control offset, ms)."""
+
+    subject: DenySubject
+    value: str
+    reason: str
+    offset: int
+    since_ms: int
+
+
 class EnrolledKey(msgspec.Struct, frozen=True, gc=False):
     """One key's history: valid from after ``enrolled_at`` until ``retired_at``.
 
@@ -178,6 +188,7 @@ class ControlView:
         self._by_name: dict[ModuleName, PublishedModule] = {}
         self._by_digest: dict[bytes, PublishedModule] = {}
         self.revoked_modules: frozenset[bytes] = frozenset()
+        self._denials: dict[tuple[DenySubject, str], Denial] = {}
         self._resumes: dict[bytes, tuple[ResumeOrder, ...]] = {}
         self._head_offsets: list[int] = []
         self._heads: list[bytes] = [ZERO_HASH]
@@ -226,6 +237,10 @@ class ControlView:
     def modules(self) -> list[PublishedModule]:
         """Give every ``name@version`` in the order of first publication."""
         return list(self._by_name.values())
+
+    def denials(self) -> list[Denial]:
+        """Give every denial in force, oldest first."""
+        return list(self._denials.values())
 
     def resumes(self, log_id: bytes) -> tuple[ResumeOrder, ...]:
         """Give the resumes ordered for a log, oldest first."""
@@ -380,10 +395,23 @@ class ControlView:
             case ModuleRevoked():
                 self._take_revoked(record.module_s256)
             case DenyAdded() | DenyRemoved():
-                self.denied = _denied_after(self.denied, record)
+                self._take_denial(offset, timestamp_ms, record)
             case ResumeOrdered():
                 order = ResumeOrder(offset, value, record)
                 self._resumes[record.log_id] = (*self.resumes(record.log_id), order)
+
+    def _take_denial(
+        self, offset: int, timestamp_ms: int, record: DenyAdded | DenyRemoved
+    ) -> None:
+        self.denied = _denied_after(self.denied, record)
+        subject = DenySubject(record.subject)
+        at = (subject, record.value)
+        if isinstance(record, DenyRemoved):
+            self._denials.pop(at, None)
+        elif at not in self._denials:
+            self._denials[at] = Denial(
+                subject, record.value, record.reason, offset, timestamp_ms
+            )
 
     def _take_key(self, offset: int, record: KeyEnrolled | KeyRetired) -> None:
         purpose = KeyPurpose(record.purpose)

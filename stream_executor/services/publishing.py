@@ -1,40 +1,33 @@
 """Publishing and revoking modules: the bytes first, then the signed word about them.
 
 Bytes lie in the modules topic and mean nothing until an Administrator's record in the
-control chain names their offset and digest. If somebody else's record came first, ours
-is stale and is built anew on top of theirs.
+control chain names their offset and digest. How it is said
+is ``services.speaking``.
 """
 
 from __future__ import annotations
 
-import time
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from stream_executor.kafka.appender import Appender
 from stream_executor.kafka.reader import PartitionReader
-from stream_executor.model.errors import UnavailableError
 from stream_executor.model.request import ModuleDigest, ModuleName
-from stream_executor.modules.orders import OrderRefusedError, Orders
+from stream_executor.modules.orders import OrderRefusedError
 from stream_executor.modules.store import ModuleStore
-from stream_executor.modules.view import ControlView
-from stream_executor.services.control_reading import read_control as take_control
+from stream_executor.services.speaking import speaking
 from stream_executor.wire.modules import encode_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from stream_executor.kafka.connection import KafkaConnection
     from stream_executor.kafka.topics import TopicNames
     from stream_executor.model.job import Limits
-    from stream_executor.modules.view import PublishedModule
+    from stream_executor.modules.view import ControlView, PublishedModule
 
 _PARTITION = 0
-_TRIES = 5
 _MAX_RECORD_BYTES = 63 << 20  # wasm.modules takes 64 MiB
 
 
@@ -46,22 +39,6 @@ class Publication(msgspec.Struct, frozen=True):
     size_bytes: int
     modules_offset: int
     new: bool
-
-
-async def read_control(
-    connection: KafkaConnection, topic: str, operator_key: bytes
-) -> ControlView:
-    """Read everything operators said so far.
-
-    Raises:
-        UnavailableError: no broker answers.
-        BrokerRefusedError: no such topic, or no right to read it.
-        IntegrityError: the chain was begun by another operator.
-    """
-    view = ControlView(operator_key)
-    async with PartitionReader(connection) as reader:
-        await take_control(reader, topic, view)
-    return view
 
 
 async def read_module(
@@ -110,25 +87,19 @@ async def publish(
         UnavailableError, BrokerRefusedError, IndefiniteError: Kafka's.
     """
     s256 = sha256(module).digest()
-    async with (
-        PartitionReader(connection) as reader,
-        Appender(
-            connection, role="publish", max_record_bytes=_MAX_RECORD_BYTES
-        ) as appender,
-    ):
-        view = ControlView(operator_key)
-        await take_control(reader, topics.control, view)
+    async with speaking(
+        connection,
+        topics.control,
+        operator_key,
+        administrator,
+        max_record_bytes=_MAX_RECORD_BYTES,
+    ) as speaker:
+        view, orders = speaker.view, speaker.orders
         if s256 in view.revoked_modules:
             message = f"{s256.hex()} is revoked, for good: publish other bytes"
             raise OrderRefusedError(message)
-        before = view.resolve(name)
-        if before is not None and before.s256 == s256 and before.grant == grant:
-            return Publication(
-                name, s256, before.size_bytes, before.modules_offset, new=False
-            )
 
         def order(offset: int) -> bytes:
-            orders = Orders(view, administrator, int(time.time() * 1000))
             return orders.publish(
                 name, s256, len(module), offset, grant=grant, hard_max=hard_max
             )
@@ -137,20 +108,20 @@ async def publish(
             now = view.resolve(name)
             return now is not None and now.s256 == s256 and now.grant == grant
 
+        before = view.resolve(name)
         if before is not None:
             offset = before.modules_offset
         else:
             order(0)  # before the upload, so that a refusal leaves nothing behind
-            appended = await appender.append(
+            appended = await speaker.appender.append(
                 topics.modules,
                 _PARTITION,
                 encode_module(module),
                 key=s256.hex().encode(),
             )
             offset = appended.offset
-        say = _Saying(reader, appender, topics.control, view)
-        await say(lambda: order(offset), said)
-        return Publication(name, s256, len(module), offset, new=True)
+        new = await speaker.say(lambda: order(offset), said)
+        return Publication(name, s256, len(module), offset, new=new)
 
 
 async def revoke(
@@ -179,42 +150,18 @@ async def revoke(
         OrderRefusedError, UnavailableError, BrokerRefusedError, IndefiniteError: as
             ``publish``.
     """
-    async with (
-        PartitionReader(connection) as reader,
-        Appender(connection, role="publish") as appender,
-    ):
-        view = ControlView(operator_key)
-        await take_control(reader, topics.control, view)
+    async with speaking(
+        connection, topics.control, operator_key, administrator
+    ) as speaker:
+        view = speaker.view
         if isinstance(ref, ModuleDigest):
             s256 = ref.s256
         elif found := view.resolve(ref):
             s256 = found.s256
         else:
             raise LookupError(f"{ref} was never published")
-        if s256 in view.revoked_modules:
-            return s256, False
-        orders = Orders(view, administrator, int(time.time() * 1000))
-        say = _Saying(reader, appender, topics.control, view)
-        await say(
-            lambda: orders.revoke(s256, reason), lambda: s256 in view.revoked_modules
+        new = await speaker.say(
+            lambda: speaker.orders.revoke(s256, reason),
+            lambda: s256 in view.revoked_modules,
         )
-        return s256, True
-
-
-class _Saying(NamedTuple):
-    """Appends one control record; anew on top of others' records until it counts."""
-
-    reader: PartitionReader
-    appender: Appender
-    topic: str
-    view: ControlView
-
-    async def __call__(
-        self, order: Callable[[], bytes], said: Callable[[], bool]
-    ) -> None:
-        for _ in range(_TRIES):
-            await self.appender.append(self.topic, _PARTITION, order())
-            await take_control(self.reader, self.topic, self.view)
-            if said():
-                return
-        raise UnavailableError(f"others keep writing {self.topic}: try again")
+        return s256, new
