@@ -175,7 +175,7 @@ def _marker(records: bytes) -> Marker:
     return Marker(kind) if kind in {0, 1} else Marker.OTHER
 
 
-def read_varint(data: bytes, position: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
     """Read one zig-zag variable-length integer of at most 64 bits.
 
     Returns:

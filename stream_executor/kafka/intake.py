@@ -12,18 +12,18 @@ Not here: what a record means, and which gaps are proven (``gaps``).
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.protocol.fetch import FetchRequest
 
+from stream_executor.kafka.backlog import OPEN_BYTES, Backlog
 from stream_executor.kafka.batches import parse_batches
 from stream_executor.kafka.client import READ_COMMITTED, BrokerClient, read_partition
 from stream_executor.kafka.failures import classify
-from stream_executor.kafka.records import open_batches
 from stream_executor.model.errors import (
     ExecutorError,
     MalformedError,
@@ -32,7 +32,7 @@ from stream_executor.model.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -43,8 +43,10 @@ _RETRY_S: Final = 0.1
 # Fetches that may wait unread per partition: the next one is under way while the
 # worker empties the last, and no more is held.
 _AHEAD: Final = 2
-# Values that one call hands out of a partition, bytes; one record at least.
-_TAKE_BYTES: Final = 4 << 20
+# Fetched bytes over all partitions from which on only those that have none ask.
+_HELD_BYTES: Final = 16 << 20
+# Values that one poll hands out, bytes; one record at least.
+_POLL_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,63 +70,27 @@ class FetchOptions:
 DEFAULT_OPTIONS: Final = FetchOptions()
 
 
-@dataclass(slots=True)
-class _Chunk:
-    """What one fetch brought of one partition.
-
-    Attributes:
-        pieces: its records, still to be read.
-        end: position after it; past the last record where markers follow.
-        piece: records that are read and not handed out yet.
-    """
-
-    pieces: Iterator[list[Record]]
-    end: int
-    piece: list[Record] = field(default_factory=list)
-
-
 @dataclass(slots=True, eq=False)
 class _Partition:
     """One assigned partition; replaced as a whole whenever it is sought."""
 
-    position: int  # next offset to hand out
+    backlog: Backlog
     fetch_from: int  # next offset to ask for
     paused: bool = False
     asking: bool = False
-    chunks: deque[_Chunk] = field(default_factory=deque)
     failure: ExecutorError | None = None
     high_watermark: int = -1
     last_stable: int = -1
 
+    @classmethod
+    def at(cls, offset: int, *, paused: bool) -> Self:
+        """Begin at an offset, with nothing fetched."""
+        return cls(Backlog(offset), offset, paused)
+
     @property
     def failed(self) -> bool:
         """Whether everything before the failure has been handed out."""
-        return self.failure is not None and not self.chunks
-
-    def take(self, limit: int) -> list[Record]:
-        """Hand out up to ``limit`` records and move the position past them.
-
-        Fewer where they are large: small batches may unpack to much, one by one.
-        """
-        records: list[Record] = []
-        room = _TAKE_BYTES
-        while self.chunks and len(records) < limit and room > 0:
-            chunk = self.chunks[0]
-            piece = chunk.piece or next(chunk.pieces, [])
-            if not piece:
-                self.position = chunk.end
-                self.chunks.popleft()
-                continue
-            wanted = 0
-            for record in piece[: limit - len(records)]:
-                wanted += 1
-                room -= len(record.value or b"")
-                if room <= 0:
-                    break
-            records += piece[:wanted]
-            chunk.piece = piece[wanted:]
-            self.position = records[-1].offset + 1
-        return records
+        return self.failure is not None and not self.backlog
 
 
 class RequestFetcher:
@@ -146,6 +112,7 @@ class RequestFetcher:
         self._changed = asyncio.Event()  # there may be something to ask for
         self._arrived = asyncio.Event()  # there may be something to hand out
         self._turn = 0
+        self._died: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -192,8 +159,8 @@ class RequestFetcher:
         """
         before = self._partitions
         self._partitions = {
-            partition: _Partition(
-                offset, offset, paused=partition in before and before[partition].paused
+            partition: _Partition.at(
+                offset, paused=partition in before and before[partition].paused
             )
             for partition, offset in positions.items()
         }
@@ -202,7 +169,7 @@ class RequestFetcher:
     def seek(self, partition: int, offset: int) -> None:
         """Fetch an assigned partition from another offset; clears its failure."""
         old = self._assigned(partition)
-        self._partitions[partition] = _Partition(offset, offset, paused=old.paused)
+        self._partitions[partition] = _Partition.at(offset, paused=old.paused)
         self._changed.set()
 
     def pause(self, partitions: Iterable[int]) -> None:
@@ -233,9 +200,17 @@ class RequestFetcher:
 
         Returns:
             Records by partition, offsets rising; partitions without any are left out.
+
+        Raises:
+            MisuseError: the fetching itself has ended, by a bug of ours; no seek
+                helps, so whoever runs this must end too.
         """
         deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
         while True:
+            if self._died is not None:
+                raise MisuseError(
+                    f"fetching {self._topic} has ended: {self._died!r}"
+                ) from self._died
             self._arrived.clear()
             taken = self._take(max_records)
             if taken or any(slot.failed for slot in self._partitions.values()):
@@ -262,7 +237,7 @@ class RequestFetcher:
 
     def position(self, partition: int) -> int:
         """Next offset that will be handed out; past markers that have come."""
-        return self._assigned(partition).position
+        return self._assigned(partition).backlog.position
 
     def high_watermark(self, partition: int) -> int:
         """End of the log as of the last fetch, -1 before the first."""
@@ -273,23 +248,44 @@ class RequestFetcher:
         return self._assigned(partition).last_stable
 
     def _take(self, max_records: int) -> dict[int, list[Record]]:
+        """Let every partition give what the poll still has room for."""
         taken: dict[int, list[Record]] = {}
+        room_bytes = _POLL_BYTES
         order = list(self._partitions)
         self._turn += 1
         shift = self._turn % len(order) if order else 0
         for partition in order[shift:] + order[:shift]:
             slot = self._partitions[partition]
-            if slot.paused or not slot.chunks:
+            if slot.paused or not slot.backlog:
                 continue
-            records = slot.take(max_records)
-            if len(slot.chunks) < _AHEAD:
+            records = self._take_from(partition, slot, max_records, room_bytes)
+            if len(slot.backlog) < _AHEAD:
                 self._changed.set()
             if records:
                 taken[partition] = records
                 max_records -= len(records)
-                if max_records <= 0:
+                room_bytes -= sum(len(record.value or b"") for record in records)
+                if max_records <= 0 or room_bytes <= 0:
                     break
         return taken
+
+    def _take_from(
+        self, partition: int, slot: _Partition, most: int, most_bytes: int
+    ) -> list[Record]:
+        others = sum(
+            one.backlog.open_bytes
+            for one in self._partitions.values()
+            if one is not slot
+        )
+        try:
+            return slot.backlog.take(most, most_bytes, OPEN_BYTES - others)
+        except Exception as error:  # noqa: BLE001 - its own bytes; no other's trouble
+            position = slot.backlog.position
+            slot.failure = MalformedError(
+                f"{self._topic}-{partition} from {position}: {error!r:.200}"
+            )
+            slot.backlog = Backlog(position)
+            return []
 
     def _assigned(self, partition: int) -> _Partition:
         try:
@@ -320,12 +316,14 @@ class RequestFetcher:
     def _wanted(self) -> tuple[dict[int, dict[int, _Partition]], bool]:
         by_broker: dict[int, dict[int, _Partition]] = defaultdict(dict)
         leaderless = False
+        held_bytes = sum(s.backlog.packed_bytes for s in self._partitions.values())
         for partition, slot in self._partitions.items():
             if (
                 slot.paused
                 or slot.asking
                 or slot.failure is not None
-                or len(slot.chunks) >= _AHEAD
+                or len(slot.backlog) >= _AHEAD
+                or (slot.backlog and held_bytes >= _HELD_BYTES)
             ):
                 continue
             node = self._client.raw.cluster.leader_for_partition(
@@ -408,14 +406,8 @@ class RequestFetcher:
             return True
         if not headers or headers[-1].last_offset < slot.fetch_from:
             return True
-        end = headers[-1].last_offset + 1
-        slot.chunks.append(
-            _Chunk(
-                open_batches(fetched.data, headers, fetched.aborted, slot.fetch_from),
-                end,
-            )
-        )
-        slot.fetch_from = end
+        slot.backlog.add(fetched.data, headers, fetched.aborted)
+        slot.fetch_from = headers[-1].last_offset + 1
         self._arrived.set()
         return True
 
@@ -427,7 +419,6 @@ class RequestFetcher:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # Our bug: say it through every partition rather than stand still.
-            for slot in self._partitions.values():
-                slot.failure = classify(error, "fetch", UnavailableError)
+            # Our bug, and nobody asks the brokers any more: `getmany` says so.
+            self._died = error
             self._arrived.set()

@@ -42,13 +42,14 @@ MAX_UNPACKED_BYTES: Final = 32 << 20
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 16 << 10
 # aiokafka's C parser builds all headers of a record before anyone can count them, some
-# 40 bytes for each byte of a forged one: up to here that is 80 MB for a moment, beyond
+# 40 bytes for each byte of a forged one: up to here that is 40 MB for a moment, beyond
 # it the tolerant parser reads the batch from the start.
-_C_PARSER_BYTES: Final = 2 << 20
+_C_PARSER_BYTES: Final = 1 << 20
 _ATTRIBUTES_LOW: Final = 22  # position of the attributes' low byte in a batch
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER: Final = 16
 _PIECE: Final = 512  # records handed on at a time
+_PIECE_BYTES: Final = 1 << 20
 _FIRST_GUESS: Final = 16  # unpacked size over packed size, tried before the limit
 _NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
 
@@ -98,23 +99,58 @@ def open_batches(
     for header, holds_records in committed(headers, aborted):
         if not holds_records or header.last_offset < position:
             continue
-        for piece in open_batch(data, header):
-            wanted = piece
-            if piece[0].offset < position:
-                wanted = [record for record in piece if record.offset >= position]
-            if wanted:
-                yield wanted
+        opened = open_batch(data, header, position)
+        if opened is not None:
+            yield from opened[1]
 
 
-def open_batch(data: bytes, header: BatchHeader) -> Iterator[list[Record]]:
-    """Yield exactly one record for each offset that a batch takes, in pieces."""
-    payload = data[header.start + HEADER.size : header.end]
+def open_batch(
+    data: bytes,
+    header: BatchHeader,
+    position: int = 0,
+    limit: int = MAX_UNPACKED_BYTES,
+) -> tuple[int, Iterator[list[Record]]] | None:
+    """Unpack a batch and give exactly one record for each offset that it takes.
+
+    Args:
+        data: the bytes that ``header`` was parsed from.
+        header: of the batch.
+        position: offsets below it are left out.
+        limit: how many bytes its records may take, unpacked.
+
+    Returns:
+        How many bytes they take, and the records in pieces as ``open_batches`` does; or
+        None if they may need more than a limit that is below the largest: with that
+        one, what does not fit is damaged.
+    """
+    payload: bytes | memoryview = memoryview(data)[
+        header.start + HEADER.size : header.end
+    ]
     if header.codec:
         try:
-            payload = unpack(header.codec, payload)
+            payload = unpack(header.codec, bytes(payload), limit)
         except MalformedError as error:
-            yield from _pieces(_damaged(header, header.base_offset, str(error)))
-            return
+            if limit < MAX_UNPACKED_BYTES:
+                return None
+            start = max(header.base_offset, position)
+            return 0, _pieces(_damaged(header, start, str(error)))
+    elif len(payload) > limit < MAX_UNPACKED_BYTES:
+        return None
+    return len(payload), _from(position, _records(data, header, payload))
+
+
+def _from(position: int, pieces: Iterator[list[Record]]) -> Iterator[list[Record]]:
+    for piece in pieces:
+        wanted = piece
+        if piece[0].offset < position:
+            wanted = [record for record in piece if record.offset >= position]
+        if wanted:
+            yield wanted
+
+
+def _records(
+    data: bytes, header: BatchHeader, payload: bytes | memoryview
+) -> Iterator[list[Record]]:
     expected = header.base_offset
     if len(payload) <= _C_PARSER_BYTES:
         for piece in _parse_in_c(data, header, payload):
@@ -123,17 +159,17 @@ def open_batch(data: bytes, header: BatchHeader) -> Iterator[list[Record]]:
             yield piece
             expected += len(piece)
     if expected <= header.last_offset:
-        yield from _pieces(_parse_tolerantly(payload, header, expected))
+        yield from _light_pieces(_parse_tolerantly(payload, header, expected))
 
 
 def _parse_in_c(
-    data: bytes, header: BatchHeader, payload: bytes
+    data: bytes, header: BatchHeader, payload: bytes | memoryview
 ) -> Iterator[list[Record]]:
     """Let aiokafka's C parser read a batch; end silently where it raises."""
     if header.codec:
         head = bytearray(data[header.start : header.start + HEADER.size])
         head[_ATTRIBUTES_LOW] &= ~CODEC_BITS & 0xFF  # unpacked already, within bounds
-        whole = bytes(head) + payload
+        whole = b"".join((head, payload))
     else:
         whole = data[header.start : header.end]
     try:
@@ -144,6 +180,20 @@ def _parse_in_c(
 
 def _pieces(records: Iterator[Record]) -> Iterator[list[Record]]:
     while piece := list(islice(records, _PIECE)):
+        yield piece
+
+
+def _light_pieces(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Give pieces of few bytes, as the values are copies of what is unpacked."""
+    piece: list[Record] = []
+    size = 0
+    for record in records:
+        piece.append(record)
+        size += len(record.value or b"")
+        if len(piece) == _PIECE or size >= _PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
         yield piece
 
 
@@ -168,7 +218,7 @@ def _proper_headers(headers: Headers) -> bool:
 
 
 def _parse_tolerantly(
-    payload: bytes, header: BatchHeader, start: int
+    payload: bytes | memoryview, header: BatchHeader, start: int
 ) -> Iterator[Record]:
     """Read a batch record by record and go on after a bad one, while that is possible.
 
@@ -194,7 +244,9 @@ def _parse_tolerantly(
         yield record
 
 
-def _parse_record(data: bytes, header: BatchHeader, offset: int) -> PlainRecord:
+def _parse_record(
+    data: bytes | memoryview, header: BatchHeader, offset: int
+) -> PlainRecord:
     """Parse one record of format v2 (KIP-98), its length left off."""
     delta, position = read_varint(data, 1)  # after the attributes
     _, position = read_varint(data, position)  # the producer's offset delta: hearsay
@@ -226,7 +278,7 @@ def _parse_record(data: bytes, header: BatchHeader, offset: int) -> PlainRecord:
     )
 
 
-def _field(data: bytes, position: int) -> tuple[bytes | None, int]:
+def _field(data: bytes | memoryview, position: int) -> tuple[bytes | None, int]:
     """Read bytes with their length before them; -1 is null."""
     length, position = read_varint(data, position)
     if length == -1:
@@ -234,7 +286,7 @@ def _field(data: bytes, position: int) -> tuple[bytes | None, int]:
     end = position + length
     if length < 0 or end > len(data):
         raise MalformedError(f"a field of {length} bytes")
-    return data[position:end], end
+    return bytes(data[position:end]), end
 
 
 def _time(header: BatchHeader, delta: int) -> int:
@@ -252,7 +304,9 @@ def _damaged(header: BatchHeader, start: int, problem: str) -> Iterator[DamagedR
         yield _damage(header, offset, problem)
 
 
-def unpack(codec: int, packed: bytes, limit: int = MAX_UNPACKED_BYTES) -> bytes:
+def unpack(
+    codec: int, packed: bytes, limit: int = MAX_UNPACKED_BYTES
+) -> bytes | memoryview:
     """Decompress a batch's records, never into more than ``limit`` bytes.
 
     Args:
@@ -279,8 +333,11 @@ def unpack(codec: int, packed: bytes, limit: int = MAX_UNPACKED_BYTES) -> bytes:
     raise MalformedError(f"unknown codec {codec}")
 
 
-def _unframe(codec: Any, packed: bytes, limit: int) -> bytes:
-    """Decompress into a buffer of a likely size, then into one of the limit's."""
+def _unframe(codec: Any, packed: bytes, limit: int) -> memoryview:
+    """Decompress into a buffer of a likely size, then into one of the limit's.
+
+    The buffer itself is given: a copy would need its memory once more.
+    """
     likely = min(limit, _FIRST_GUESS * len(packed) + 4096)
     for size in (likely, limit):
         buffer = bytearray(size)
@@ -290,7 +347,7 @@ def _unframe(codec: Any, packed: bytes, limit: int) -> bytes:
             if size == limit:
                 raise
             continue
-        return bytes(memoryview(buffer)[:used])
+        return memoryview(buffer)[:used]
     raise MalformedError("unreachable: the last size returns or raises")
 
 

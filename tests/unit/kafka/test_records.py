@@ -23,7 +23,7 @@ from stream_executor.kafka.records import (
 from stream_executor.model.errors import MalformedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stream_executor.model.record import Record
     from tests.unit.kafka.conftest import Bytes
@@ -40,9 +40,15 @@ def opened(data: bytes) -> list[Record]:
     return [
         record
         for header in parse_batches(data)
-        for piece in open_batch(data, header)
+        for piece in pieces(data, header)
         for record in piece
     ]
+
+
+def pieces(data: bytes, header: BatchHeader) -> Iterator[list[Record]]:
+    opened = open_batch(data, header)
+    assert opened is not None
+    return opened[1]
 
 
 def shape(record: Record) -> tuple[object, ...]:
@@ -156,7 +162,7 @@ def test_every_offset_comes_out_once_whatever_the_bytes(
     header = BatchHeader(
         10, 10 + last, codec, True, False, None, 0, 5, -1, count, 0, len(data)
     )
-    found = [one for piece in open_batch(data, header) for one in piece]
+    found = [one for piece in pieces(data, header) for one in piece]
     assert [one.offset for one in found] == list(range(10, 11 + last))
     assert all(isinstance(one.headers, list | tuple) for one in found)
 
