@@ -50,6 +50,7 @@ _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER: Final = 16
 _PIECE: Final = 512  # records handed on at a time
 _PIECE_BYTES: Final = 1 << 20
+_NAMED: Final = 64  # damaged offsets of a batch whose problem is told
 _FIRST_GUESS: Final = 16  # unpacked size over packed size, tried before the limit
 _NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
 
@@ -133,7 +134,8 @@ def open_batch(
             if limit < MAX_UNPACKED_BYTES:
                 return None
             start = max(header.base_offset, position)
-            return 0, _pieces(_damaged(header, start, str(error)))
+            damaged = _damaged(header, start, str(error))
+            return 0, _pieces(_few_named(damaged))
     elif len(payload) > limit < MAX_UNPACKED_BYTES:
         return None
     return len(payload), _from(position, _records(data, header, payload))
@@ -159,7 +161,8 @@ def _records(
             yield piece
             expected += len(piece)
     if expected <= header.last_offset:
-        yield from _light_pieces(_parse_tolerantly(payload, header, expected))
+        rest = _parse_tolerantly(payload, header, expected)
+        yield from _light_pieces(_few_named(rest))
 
 
 def _parse_in_c(
@@ -195,6 +198,29 @@ def _light_pieces(records: Iterator[Record]) -> Iterator[list[Record]]:
             piece, size = [], 0
     if piece:
         yield piece
+
+
+def _few_named(records: Iterator[Record]) -> Iterator[Record]:
+    """Name the problem of some offsets; let the others be records without anything.
+
+    Those are refused for their missing token, and adjacent ones share one answer: else
+    some kilobytes could have millions of answers written (docs/adr/0021).
+    """
+    named = 0
+    for record in records:
+        if type(record) is not DamagedRecord:
+            yield record
+        elif named < _NAMED:
+            named += 1
+            yield record
+        else:
+            yield PlainRecord(
+                record.offset,
+                record.timestamp,
+                None,
+                (),
+                timestamp_type=record.timestamp_type,
+            )
 
 
 def _proper(piece: list[Record], expected: int) -> bool:

@@ -206,3 +206,20 @@ def test_a_bad_record_late_in_a_long_batch_costs_nobody_else(build: Bytes) -> No
     found = opened(build.batch(0, records))
     assert [one.offset for one in found] == list(range(1_500))
     assert [one.offset for one in found if isinstance(one, DamagedRecord)] == [1_400]
+
+
+def test_millions_of_damaged_offsets_cost_few_answers(build: Bytes) -> None:
+    """Some are told what is wrong; the rest have no token, and share one answer."""
+    bad = build.record(0, b"", count=-1) * 5_000
+    too_much = bytes(cramjam.zstd.compress(bytes(room.MAX_UNPACKED_BYTES + 1)))
+    for data in (
+        build.batch(0, bad, count=5_000),
+        build.batch(0, too_much, count=5_000, attributes=0x0C),
+    ):
+        found = opened(data)
+        assert [one.offset for one in found] == list(range(5_000))
+        assert [type(one) is DamagedRecord for one in found] == (
+            [True] * 64 + [False] * 4_936
+        )
+        last = found[-1]
+        assert (last.value, list(last.headers), last.timestamp_type) == (None, [], 1)
