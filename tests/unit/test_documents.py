@@ -237,7 +237,8 @@ def test_adrs_are_numbered_linked_and_of_one_form() -> None:
     index = read("docs/adr/README.md")
 
     numbers = [file.name[:4] for file in files]
-    assert numbers == [f"{number:04}" for number in range(1, len(files) + 1)]
+    # Numbers are given out in blocks, so one may be missing; none is there twice.
+    assert len(set(numbers)) == len(numbers)
     for file in files:
         text = file.read_text(encoding="utf-8")
         title = text.splitlines()[0]
