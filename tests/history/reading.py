@@ -1,0 +1,90 @@
+"""Reads a deployment's topics to their ends and has them counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stream_executor.kafka.reader import PartitionReader
+from tests.history.counting import Counted, Outcome, PartitionHistory
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from stream_executor.model.record import Record
+    from stream_executor.model.result import ExecutionResult
+    from tests.deployment import TestDeployment
+
+
+@dataclass
+class History(Counted):
+    """Counters of a whole deployment.
+
+    ``results`` are there if they were asked for: (partition, offset) → result.
+    """
+
+    results: dict[tuple[int, int], ExecutionResult] = field(default_factory=dict)
+    codes: Counter[str] = field(default_factory=Counter)
+
+
+async def read_history(
+    made: TestDeployment,
+    expected: Callable[[Record], Outcome | None] | None = None,
+    *,
+    keep: bool = True,
+) -> History:
+    """Read requests, results and audit of a deployment to their ends and compare.
+
+    Args:
+        made: the deployment.
+        expected: what a plain run of a request gives (``plain_run``).
+        keep: whether to keep the results; a million of them take a gigabyte.
+    """
+    history = History()
+    async with PartitionReader(made.connection) as reader:
+        for partition in range(made.partitions):
+            one = PartitionHistory(partition, expected)
+            await _read_partition(made, reader, one, history.results if keep else None)
+            history.add(one.counted)
+            history.codes.update(one.codes)
+    return history
+
+
+async def _read_partition(
+    made: TestDeployment,
+    reader: PartitionReader,
+    one: PartitionHistory,
+    results: dict[tuple[int, int], ExecutionResult] | None,
+) -> None:
+    """Read one partition's three topics up to where they end now.
+
+    The lane may still work meanwhile: then only what was certainly read of all three
+    is compared, and nothing is called wrong that was merely late.
+    """
+    topics, partition = made.topics, one.partition
+    names = (topics.requests, topics.results, topics.audit)
+    requests, answers, audit = [await reader.end_offset(n, partition) for n in names]
+    last = -1
+    async for record in _all(reader, topics.results, partition, answers):
+        result = one.result(record)
+        last = max(last, result.offset + result.count - 1)
+        if results is not None:
+            for offset in range(result.offset, result.offset + result.count):
+                results[partition, offset] = result
+    async for record in _all(reader, topics.audit, partition, audit):
+        one.leaf(record)
+    async for record in _all(reader, topics.requests, partition, requests):
+        one.request(record)
+    now = [await reader.end_offset(n, partition) for n in names]
+    quiet = now == [requests, answers, audit]
+    one.end(until=None if quiet else min(requests, last + 1, one.covered))
+
+
+async def _all(
+    reader: PartitionReader, topic: str, partition: int, end: int
+) -> AsyncIterator[Record]:
+    begin = await reader.begin_offset(topic, partition)
+    async for records in reader.read(topic, partition, begin, end):
+        for record in records:
+            yield record

@@ -1,0 +1,78 @@
+"""What each record must be answered with, said in thirty lines from the log alone.
+
+Nothing of ``admission`` is used: times, replays and denials are judged anew from what
+the step wrote down when it appended the record.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from stream_executor.model.scalars import ValueType, pack_value
+from tests.history import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_APPEND_AGE_MS = 120_000
+LEEWAY_MS = 30_000
+
+
+class Asked(NamedTuple):
+    """What one record asks for, as the step knows it.
+
+    ``token`` is None without one; ``module`` is None for an inline module.
+    """
+
+    number: int
+    token: str | None = None
+    signed_ms: int = 0
+    subject: str = "agent-7"
+    module: str | None = None
+
+
+class Control(NamedTuple):
+    """What the control log says up to an offset."""
+
+    denied: frozenset[str]
+    published: frozenset[str]
+
+
+def answers(
+    log: Sequence[tuple[int, int, Asked]],
+    contexts: Mapping[int, int],
+    control: Sequence[Control],
+) -> dict[int, Outcome]:
+    """Give offset → outcome.
+
+    Args:
+        log: (offset, LogAppendTime, what is asked), in order.
+        contexts: offset → control offset of the context that its event cites.
+        control: what is said up to each control offset.
+    """
+    lane_time, spent, found = 0, set[str](), {}
+    for offset, timestamp, asked in log:
+        lane_time = max(lane_time, timestamp)
+        found[offset] = _answer(
+            asked, lane_time, spent, control[contexts.get(offset, -1)]
+        )
+    return found
+
+
+def _answer(asked: Asked, lane_time: int, spent: set[str], said: Control) -> Outcome:
+    iat_ms = asked.signed_ms // 1000 * 1000
+    if asked.token is None:
+        return Outcome("REJECTED", "auth_missing")
+    if iat_ms - LEEWAY_MS > lane_time:
+        return Outcome("REJECTED", "auth_not_yet_valid")
+    if iat_ms + MAX_APPEND_AGE_MS < lane_time:
+        return Outcome("REJECTED", "auth_expired")
+    if asked.token in spent:
+        return Outcome("REJECTED", "auth_replayed")
+    spent.add(asked.token)
+    if asked.subject in said.denied:
+        return Outcome("REJECTED", "auth_revoked")
+    if asked.module is not None and asked.module not in said.published:
+        return Outcome("REJECTED", "module_not_found")
+    output = pack_value(ValueType.I32, asked.number + 1)
+    return Outcome("SUCCEEDED", None, output, 7)
