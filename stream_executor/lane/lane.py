@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -227,7 +228,11 @@ class Lane:
         window = ReplayWindow(world.replay_budget, expected.horizon_ms)
         self._replay = window  # from here on its memory is this lane's to give back
         recovered = await recover(world.reader(), expected, window)  # 2
-        self._context = context = world.context()
+        context = world.context()
+        if context.digests.control_offset < recovered.head.control_offset:
+            await world.confirm_view()  # the seal may be younger than our look
+            context = world.context()
+        self._context = context
         if context.digests.control_offset < recovered.head.control_offset:
             message = (
                 f"the control topic ends at {context.digests.control_offset}, the last "
@@ -401,6 +406,8 @@ class Lane:
                     self._fail(error)
 
         self._waiting = asyncio.create_task(then_go_on())
+        if isinstance(work, Coroutine):  # cancelled before it began, it is closed
+            self._waiting.add_done_callback(lambda _: work.close())
 
     async def _place_later(self, verified: Verified) -> None:
         """Decide on a module that the control view does not know, once it is sure."""

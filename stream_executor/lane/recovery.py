@@ -28,7 +28,7 @@ from stream_executor.audit.segments import Segment, SegmentParser
 from stream_executor.audit.signing import verify_signed
 from stream_executor.lane.head import LEAST_HORIZON_MS, LaneHead, SpentSeal
 from stream_executor.model.audit import Genesis, Seal
-from stream_executor.model.errors import IntegrityError, MalformedError
+from stream_executor.model.errors import FencedError, IntegrityError, MalformedError
 from stream_executor.wire.avro import CODECS, class_of
 from stream_executor.wire.results import decode_result
 
@@ -89,10 +89,26 @@ async def recover(
 
     Raises:
         IntegrityError: the log is not one that this lane may continue.
+        FencedError: somebody wrote while we read, so a later owner has the lane.
         TransientError: the broker could not be read; nothing is known.
     """
     topic, partition = expected.audit_topic, expected.partition
     end = await reader.end_offset(topic, partition)
+    try:
+        return await _recover_up_to(end, reader, expected, window)
+    except (IntegrityError, MalformedError) as error:
+        # Since our fence only a later owner can have written the audit log; whatever
+        # does not fit together then was read at two different times.
+        if await reader.end_offset(topic, partition) > end:
+            message = f"{topic}-{partition} was written by a later owner meanwhile"
+            raise FencedError(message) from error
+        raise
+
+
+async def _recover_up_to(
+    end: int, reader: LogReader, expected: Expected, window: ReplayWindow
+) -> Recovered:
+    topic, partition = expected.audit_topic, expected.partition
     begin = await reader.begin_offset(topic, partition)
     genesis = await _read_genesis(reader, expected, begin, end)
     last = await _last_seal(reader, expected, begin, end)

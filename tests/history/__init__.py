@@ -1,8 +1,8 @@
 """What a run left behind, read back and counted: the second opinion on exactly once.
 
-Independent of ``audit.verify``: it knows nothing of seals' inner workings, only what a
-``read_committed`` reader of the three topics can see. ``counting`` is pure and is fed by
-the model's in-memory log as well as by real Kafka (``reading``); ``plain_run`` says
+Independent of ``audit.verify``: it knows nothing of seals' inner workings, only what
+a ``read_committed`` reader of the three topics can see. ``counting`` is pure and is fed
+by the model's in-memory log as well as by real Kafka (``reading``); ``plain_run`` says
 what a request should have given.
 """
 

@@ -223,7 +223,9 @@ class PartitionHistory:
         known = _Event(event.result_s256, says, outcome, False, self._control_offset)
         self._happened(event.offset, event.count, event.context_seq, known)
 
-    def _happened(self, first: int, count: int, context_seq: int, event: _Event) -> None:
+    def _happened(
+        self, first: int, count: int, context_seq: int, event: _Event
+    ) -> None:
         counted = self.counted
         counted.context_errors += context_seq != self._context_seq
         counted.reordered += first <= self._last_event

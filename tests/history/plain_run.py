@@ -6,7 +6,6 @@ wasmtime's public Python API, a store of its own for each run, nothing shared wi
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ def plain_runs(
     config.consume_fuel = True
     engine = wasmtime.Engine(config)
     compiled = {
-        name: wasmtime.Module(engine, wasmtime.wat2wasm(wat))
+        name: wasmtime.Module(engine, bytes(wasmtime.wat2wasm(wat)))
         for name, wat in modules.items()
     }
 

@@ -63,34 +63,33 @@ class Stage(NamedTuple):
 
 
 @cache
-def stages() -> dict[int, Stage]:
-    """Give control offset → what is known there; offsets 0 and 1 begin everything.
-
-    Later: a subject is denied, ``late@1`` is published, another subject is denied,
-    ``late@2`` is published.
-    """
-
-    def said(*more: Callable[[Orders], bytes]) -> ControlView:
-        view = ControlView(public_bytes(OPERATOR))
-        for say in (
-            lambda orders: orders.genesis("d", "c1", AUDIENCE),
-            lambda orders: orders.enrol(KeyPurpose.FLEET, public_bytes(FLEET), "fleet"),
-            *more,
-        ):
-            view.apply(view.next_offset, 1, say(Orders(view, OPERATOR, 1)))
-        return view
-
-    later: list[Callable[[Orders], bytes]] = [
+def control_log() -> tuple[bytes, ...]:
+    """Give everything that operators ever say; the first two records begin it."""
+    says: list[Callable[[Orders], bytes]] = [
+        lambda orders: orders.genesis("d", "c1", AUDIENCE),
+        lambda orders: orders.enrol(KeyPurpose.FLEET, public_bytes(FLEET), "fleet"),
         lambda orders: orders.publish(ModuleName("late", "1"), MODULE, 4, 0),
         lambda orders: orders.deny(DenySubject.SUB, BANNED, "test"),
         lambda orders: orders.publish(ModuleName("late", "2"), MODULE, 4, 0),
         lambda orders: orders.allow(DenySubject.SUB, BANNED),
     ]
+    view, values = ControlView(public_bytes(OPERATOR)), []
+    for offset, say in enumerate(says):
+        values.append(say(Orders(view, OPERATOR, 1)))
+        view.apply(offset, 1, values[-1])
+    return tuple(values)
+
+
+@cache
+def stages() -> dict[int, Stage]:
+    """Give control offset → what is known once so much has been read."""
     keys = KeySet((secret_key(SECRET, Scope(frozenset({"tests"}), AUDIENCE)),))
     policy = Policy.parse(b"")
     found = {}
-    for count in range(len(later) + 1):
-        view = said(*later[:count])
+    for end in range(2, len(control_log()) + 1):
+        view = ControlView(public_bytes(OPERATOR))
+        for offset, value in enumerate(control_log()[:end]):
+            view.apply(offset, 1, value)
         digests = ContextDigests(view.next_offset, view.head, policy.s256, keys.digest)
         context = AdmissionContext(
             keys, TokenProfile(), policy, DenyList.of(view.denied), view,

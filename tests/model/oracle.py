@@ -60,19 +60,28 @@ def answers(
 
 
 def _answer(asked: Asked, lane_time: int, spent: set[str], said: Control) -> Outcome:
-    iat_ms = asked.signed_ms // 1000 * 1000
-    if asked.token is None:
-        return Outcome("REJECTED", "auth_missing")
-    if iat_ms - LEEWAY_MS > lane_time:
-        return Outcome("REJECTED", "auth_not_yet_valid")
-    if iat_ms + MAX_APPEND_AGE_MS < lane_time:
-        return Outcome("REJECTED", "auth_expired")
-    if asked.token in spent:
-        return Outcome("REJECTED", "auth_replayed")
-    spent.add(asked.token)
-    if asked.subject in said.denied:
-        return Outcome("REJECTED", "auth_revoked")
-    if asked.module is not None and asked.module not in said.published:
-        return Outcome("REJECTED", "module_not_found")
+    code = _refusal(asked, lane_time, spent, said)
+    if code is not None:
+        return Outcome("REJECTED", code)
     output = pack_value(ValueType.I32, asked.number + 1)
     return Outcome("SUCCEEDED", None, output, 7)
+
+
+def _refusal(
+    asked: Asked, lane_time: int, spent: set[str], said: Control
+) -> str | None:
+    iat_ms = asked.signed_ms // 1000 * 1000
+    if asked.token is None:
+        return "auth_missing"
+    if iat_ms - LEEWAY_MS > lane_time:
+        return "auth_not_yet_valid"
+    if iat_ms + MAX_APPEND_AGE_MS < lane_time:
+        return "auth_expired"
+    replayed = asked.token in spent
+    spent.add(asked.token)
+    if replayed:
+        return "auth_replayed"
+    if asked.subject in said.denied:
+        return "auth_revoked"
+    known = asked.module is None or asked.module in said.published
+    return None if known else "module_not_found"

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from stream_executor.audit.report import Verdict
 from stream_executor.audit.signing import public_bytes
-from stream_executor.model.control import KeyPurpose
-from stream_executor.modules.orders import Orders
-from stream_executor.modules.view import ControlView
 from stream_executor.services.audit_reading import AuditSource
 from stream_executor.services.audit_verification import Thoroughness, verify
 from stream_executor.services.worker_settings import Topics
-from tests.lane_world import AUDIENCE, DEPLOYMENT, FLEET, OPERATOR
+from tests.lane_world import DEPLOYMENT, OPERATOR
 from tests.memory_log import MemoryReader
-from tests.property.test_lane_histories import STEPS, Run, Step
+from tests.model.generating import generated
+from tests.model.incarnation import control_log
+from tests.model.run import Run, Step
+from tests.model.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
     from stream_executor.services.audit_verification import VerifyReport
@@ -39,21 +39,15 @@ class OnePartition(MemoryReader):
 
 
 def write_control(broker: MemoryBroker) -> None:
-    """Write what the lane's world had been told without a topic."""
-    view = ControlView(public_bytes(OPERATOR))
-    orders = Orders(view, OPERATOR, 1)
-
-    def say(value: bytes) -> None:
-        view.apply(broker.append("wasm.control", 0, value), 1, value)
-
-    say(orders.genesis("d", "c1", AUDIENCE))
-    say(orders.enrol(KeyPurpose.FLEET, public_bytes(FLEET), "fleet"))
+    """Write what the lanes had been told without a topic."""
+    for value in control_log():
+        broker.append("wasm.control", 0, value)
 
 
 async def audited(steps: list[Step], secret: bytes | None) -> VerifyReport:
     run = Run()
     for step in steps:
-        await run.step(step)
+        await run.do(step)
     await run.finish()
     reader = OnePartition(run.broker)
     write_control(run.broker)
@@ -65,9 +59,10 @@ async def audited(steps: list[Step], secret: bytes | None) -> VerifyReport:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.sampled_from(STEPS), max_size=40), st.booleans())
-def test_every_history_of_a_lane_verifies(steps: list[Step], knows: bool) -> None:  # noqa: FBT001 - hypothesis gives it
-    report = asyncio.run(audited(steps, DEPLOYMENT if knows else None))
+@given(st.integers(0, 1 << 32), st.booleans())
+def test_every_history_of_a_lane_verifies(seed: int, knows: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        report = runner.run(audited(generated(seed), DEPLOYMENT if knows else None))
     (partition,) = report.partitions
     assert partition.findings == []
     assert report.verdict is Verdict.OK

@@ -1,0 +1,77 @@
+"""Histories from numbers, and from a failed one the shortest that still fails."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from tests.model.run import HistoryError, Step, StepName, play
+from tests.model.signatures import verified_once
+from tests.model.virtual_time import VirtualTimeLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WEIGHTS: dict[StepName, int] = {
+    "submit": 6, "banned": 1, "named": 2, "replay": 2, "unsigned": 2, "marker": 2,
+    "clock": 2, "control": 2, "fetch": 8, "skip": 2, "report": 7, "settle": 7,
+    "wait": 2, "fate": 8, "kill": 1, "takeover": 2, "thaw": 2, "deliver": 2,
+    "release": 2,
+}  # fmt: skip
+SHORTEST, LONGEST = 3, 22
+
+
+def generated(seed: int) -> list[Step]:
+    """Give the history of a number."""
+    chance = random.Random(seed)  # noqa: S311 - not a secret
+    names = chance.choices(
+        list(WEIGHTS), list(WEIGHTS.values()), k=chance.randint(SHORTEST, LONGEST)
+    )
+    return [Step(n, chance.randrange(40), chance.randrange(8)) for n in names]
+
+
+def failure_of(steps: Sequence[Step]) -> HistoryError | None:
+    """Play one history on a loop of its own; give what is wrong with it."""
+    with verified_once(), asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        try:
+            runner.run(play(list(steps)))
+        except HistoryError as error:
+            return error
+    return None
+
+
+def shortest(failure: HistoryError) -> HistoryError:
+    """Leave steps out, and make their numbers small, for as long as it still fails."""
+    size = max(1, len(failure.steps) // 2)
+    while size:
+        at = 0
+        while at < len(failure.steps):
+            fewer = failure.steps[:at] + failure.steps[at + size :]
+            if (still := failure_of(fewer)) is not None:
+                failure = still
+            else:
+                at += size
+        size //= 2
+    for at, step in enumerate(failure.steps):
+        for simpler in (step._replace(a=0, b=0), step._replace(a=0)):
+            steps = failure.steps.copy()
+            steps[at] = simpler
+            if simpler != step and (still := failure_of(steps)) is not None:
+                failure = still
+                break
+    return failure
+
+
+def play_all(first: int, count: int) -> str | None:
+    """Play the histories of so many numbers; give the first failure, shortened."""
+    with verified_once(), asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        for seed in range(first, first + count):
+            try:
+                runner.run(play(generated(seed)))
+            except HistoryError as error:
+                failure = error
+                break
+        else:
+            return None
+    return f"history {seed}, shortened:\n{shortest(failure)}"
