@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import secrets
 import signal
@@ -92,6 +93,13 @@ class Executor:
                 message = f"not ready:\n{self.log.read_text()[-4000:]}"
                 raise AssertionError(message)
             await asyncio.sleep(0.1)
+
+    def running_lanes(self) -> list[int]:
+        """Give the partitions that it serves now, as `/status` says."""
+        code, text = self.http("/status")
+        workers = json.loads(text)["service"]["workers"] if code == 200 else []
+        lanes = [lane for worker in workers for lane in worker["lanes"]]
+        return [one["partition"] for one in lanes if one["state"] == "running"]
 
     def kill(self) -> None:
         """SIGKILL the supervisor; its workers die with it."""

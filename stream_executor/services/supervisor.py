@@ -39,6 +39,7 @@ from stream_executor.logs import configure_logs
 from stream_executor.model.errors import ConfigError
 from stream_executor.services.notify import Notifier
 from stream_executor.services.resident import resident_bytes
+from stream_executor.services.secrecy import seal_memory
 from stream_executor.services.slots import Slots
 from stream_executor.services.worker_process import (
     DRAIN_MARGIN_S,
@@ -71,6 +72,7 @@ def run_service(read: Callable[[], Settings]) -> int:
         ConfigError: the configuration cannot work (exit code 4).
     """
     setproctitle("wasm-executor: supervisor")
+    seal_memory()
     settings = read()
     configure_logs(settings.log_level)
     return asyncio.run(Supervisor(settings, read).run())

@@ -29,6 +29,7 @@ from stream_executor.logs import configure_logs
 from stream_executor.model.errors import ConfigError, ExecutorError
 from stream_executor.services.lifeline import follow_supervisor, receive_orders
 from stream_executor.services.reports import ReportWriter
+from stream_executor.services.secrecy import seal_memory
 from stream_executor.services.worker_runtime import WorkerRuntime
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ log = structlog.get_logger()
 
 def main() -> None:
     """Run one worker until it is drained; never returns."""
+    seal_memory()
     orders = receive_orders()
     setproctitle(f"wasm-executor: worker {orders.identity.slot}")
     configure_logs(orders.settings.log_level)

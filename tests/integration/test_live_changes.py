@@ -351,10 +351,7 @@ async def lane_of(executor: Executor) -> int:
     """Give the one partition that an executor serves, once it does."""
     async with asyncio.timeout(60):
         while True:
-            _, text = await asyncio.to_thread(executor.http, "/status")
-            service = json.loads(text)["service"]
-            lanes = [lane for worker in service["workers"] for lane in worker["lanes"]]
-            running = [one["partition"] for one in lanes if one["state"] == "running"]
-            if len(lanes) == len(running) == 1:
-                return int(running[0])
+            lanes = await asyncio.to_thread(executor.running_lanes)
+            if len(lanes) == 1:
+                return lanes[0]
             await asyncio.sleep(0.1)
