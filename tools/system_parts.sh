@@ -5,6 +5,7 @@ set -euo pipefail
 missing=()
 while read -r command package _; do
   [[ $command == '#'* || -z $command ]] && continue
+  [[ $command == /* && -e $command ]] && continue
   PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null || missing+=("$package")
 done < "$(dirname "$0")/system-parts.txt"
 ((${#missing[@]})) || exit 0

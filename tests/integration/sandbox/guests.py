@@ -191,11 +191,15 @@ def call(
 
 
 def run_bytes(
-    module: str, data: bytes, limits: Limits = LIMITS, output_bytes: int = 65536
+    module: str | bytes,
+    data: bytes,
+    limits: Limits = LIMITS,
+    output_bytes: int = 65536,
 ) -> Job:
     """Give a BYTES job."""
+    s256 = module if isinstance(module, bytes) else digest(module)
     kind = InvocationKind.BYTES
-    return Job(digest(module), kind, "", data, limits, output_bytes, NOW_MS, SEED)
+    return Job(s256, kind, "", data, limits, output_bytes, NOW_MS, SEED)
 
 
 def command(
