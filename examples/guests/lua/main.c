@@ -11,6 +11,12 @@ int main(int count, char **arguments) {
     lua_State *lua = luaL_newstate();
     if (lua == NULL) return 70;
     luaL_openlibs(lua);
+    lua_newtable(lua); /* arg, as lua.c has it: the script is arg[0] */
+    for (int at = 0; at < count; at++) {
+        lua_pushstring(lua, arguments[at]);
+        lua_rawseti(lua, -2, count > 1 ? at - 1 : at);
+    }
+    lua_setglobal(lua, "arg");
     if (luaL_loadfile(lua, count > 1 ? arguments[1] : NULL) == LUA_OK &&
         lua_pcall(lua, 0, 0, 0) == LUA_OK)
         return 0;
