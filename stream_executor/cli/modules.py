@@ -15,6 +15,7 @@ from stream_executor.cli.options import Json
 from stream_executor.cli.orders import AdministratorKey, OperatorKey, administrator
 from stream_executor.cli.output import hint, print_json, progress, say, table
 from stream_executor.cli.reach import Reach, with_reach
+from stream_executor.cli.templates import TEMPLATES
 
 if TYPE_CHECKING:
     from stream_executor.model.job import Limits
@@ -22,40 +23,33 @@ if TYPE_CHECKING:
 
 module = typer.Typer(help="Publish, look at and revoke modules.", no_args_is_help=True)
 
-_WAT = """;; wasm-executor invoke {name}.wat --function add --arg i32:2 --arg i32:3
-(module
-  (func (export "add") (param i32 i32) (result i32)
-    (i32.add (local.get 0) (local.get 1))))
-"""
-
 
 @module.command()
 def new(
     *,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The module's name.")],
-    lang: Annotated[str, typer.Option(help="Only wat, which needs nothing.")] = "wat",
+    lang: Annotated[str, typer.Option(help=f"One of {', '.join(TEMPLATES)}.")] = "wat",
 ) -> None:
-    """Begin a module: write NAME.wat, which runs as it is."""
-    if lang != "wat":
+    """Begin a module: write a source file that says how to build and run it."""
+    if not re.fullmatch(r"[a-z0-9._-]{1,64}", name):
+        raise CommandError("USAGE", f"a module's name is [a-z0-9._-]{{1,64}}: {name!r}")
+    template = TEMPLATES.get(lang)
+    if template is None:
         raise CommandError(
             "USAGE",
             f"no template for {lang!r}",
-            cause="templates need no tools; other languages build with their own",
+            cause=f"there are {', '.join(TEMPLATES)}",
             remedy=f"wasm-executor module new {name} --lang wat",
         )
-    if not re.fullmatch(r"[a-z0-9._-]{1,64}", name):
-        raise CommandError("USAGE", f"a module's name is [a-z0-9._-]{{1,64}}: {name!r}")
-    path = Path(f"{name}.wat")
+    path = Path(template.file(name))
     try:
         with path.open("x") as file:
-            file.write(_WAT.format(name=name))
+            file.write(template.text(name))
     except FileExistsError:
         raise CommandError("USAGE", f"{path} exists already") from None
     say(str(path))
-    hint(
-        f"  try: wasm-executor invoke {path} --function add --arg i32:2 --arg i32:3\n"
-        f"  then: wasm-executor module publish {path} --name {name}@1"
-    )
+    first, *rest = template.commands(name)
+    hint("\n".join([f"  try: {first}", *(f"  then: {line}" for line in rest)]))
 
 
 @module.command()

@@ -3,7 +3,8 @@
 A child compiles one module and ends; the next one is started ahead. What it wrote is
 sealed after its end and used for that module's digest only, because whoever compiled
 a hostile module counts as hostile. Limits of memory and CPU time are the child's,
-the wall clock is kept here.
+the wall clock is kept here; it stands while the child waits for a CPU, because a busy
+host must not make an honest module look like a bomb.
 
 Not here: remembering results (``modules``), the child (``compile_child``).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +33,9 @@ _log = structlog.get_logger(__name__)
 ENTRY = "stream_executor.sandbox.compile_child"
 WHOLE_TIME_BYTES = 8 * 1024 * 1024
 SMALLEST_SHARE = 0.25
+MOST_STARVED = 4.0
+"""So many times its time a compilation may take by the wall clock, whatever it gets."""
+_LEAST_LOOK_S = 0.05
 
 
 class Artefact(NamedTuple):
@@ -49,12 +54,35 @@ class Refusal(NamedTuple):
 
 
 def wall_s(most_s: float, size: int) -> float:
-    """Give the seconds that a module of ``size`` bytes may take to compile.
+    """Give the seconds with a CPU that a module of ``size`` bytes may take to compile.
 
     A bomb is small and an honest small module is quick: a quarter up to 2 MiB, then
     in proportion, everything from 8 MiB on.
     """
     return most_s * min(max(size / WHOLE_TIME_BYTES, SMALLEST_SHARE), 1.0)
+
+
+def left_s(seconds: float, wall: float, cpu: float) -> float:
+    """Give how long a compilation may at least go on; 0 or less is its end.
+
+    Args:
+        seconds: with a CPU, that it may take.
+        wall: seconds since it began.
+        cpu: CPU seconds of all its threads since then. Less than ``wall`` means that
+            it waited for a CPU; what it used grows no faster than the wall clock.
+    """
+    return min(seconds - min(wall, cpu), MOST_STARVED * seconds - wall)
+
+
+def cpu_s(pid: int) -> float:
+    """Give the CPU seconds of a process; 0 once it has ended.
+
+    Source: clock_getcpuclockid(3), whose Linux encoding needs no library.
+    """
+    try:
+        return time.clock_gettime(~pid << 3 | 2)
+    except OSError:
+        return 0.0
 
 
 class _Compilation:
@@ -66,6 +94,7 @@ class _Compilation:
         self.hello: protocol.Hello | None = None
         self._answer: protocol.Compiled | None = None
         self._why = ""
+        self._watching: asyncio.TimerHandle
         self.process = ChildProcess(ENTRY, self._body, self._end)
         self.process.send(
             protocol.frame(
@@ -111,16 +140,28 @@ class _Compilation:
             finally:
                 os.close(module_fd)
             seconds = wall_s(self._config.compile_wall_s, len(data))
-            wall = loop.call_later(seconds, process.kill, "compile time is over")
+            self._watch(seconds, loop.time(), cpu_s(process.pid))
             try:
                 await process.ended.wait()
             finally:
-                wall.cancel()
+                self._watching.cancel()
                 process.kill("nobody waits for it")
             return self._result(artefact_fd)
         except BaseException:
             os.close(artefact_fd)
             raise
+
+    def _watch(self, seconds: float, began: float, cpu_before_s: float) -> None:
+        """Kill it when its time is over: ``seconds`` with a CPU."""
+        loop = asyncio.get_running_loop()
+        cpu = cpu_s(self.process.pid) - cpu_before_s
+        left = left_s(seconds, loop.time() - began, cpu)
+        if left <= 0:
+            self.process.kill("compile time is over")
+            return
+        self._watching = loop.call_later(
+            max(left, _LEAST_LOOK_S), self._watch, seconds, began, cpu_before_s
+        )
 
     def _result(self, artefact_fd: int) -> Artefact | Refusal:
         answer = self._answer

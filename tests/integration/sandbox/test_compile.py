@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,14 @@ import pytest
 from stream_executor.model.codes import Code
 from stream_executor.model.errors import TransientError
 from stream_executor.sandbox import compile as compile_file
-from stream_executor.sandbox.compile import Artefact, Compiler, Refusal, wall_s
+from stream_executor.sandbox.compile import (
+    Artefact,
+    Compiler,
+    Refusal,
+    cpu_s,
+    left_s,
+    wall_s,
+)
 from stream_executor.sandbox.config import SandboxConfig
 from stream_executor.sandbox.local import LocalSandbox
 from tests.integration.sandbox import guests
@@ -147,6 +156,27 @@ async def test_a_compile_child_that_does_not_start_is_nobodys_fault(
     with pytest.raises(TransientError, match="did not start"):
         await compiler.compile("a", wasm(guests.ADD))
     await compiler.stop()
+
+
+def test_the_clock_stands_while_there_is_no_cpu_but_not_for_ever() -> None:
+    assert left_s(10, wall=4, cpu=4) == 6
+    assert left_s(10, wall=4, cpu=8) == 6  # two threads: as by the wall clock
+    assert left_s(10, wall=12, cpu=3) == 7  # a busy host
+    assert left_s(10, wall=12, cpu=10) == 0
+    assert left_s(10, wall=39, cpu=0) == 1
+    assert left_s(10, wall=41, cpu=0) < 0
+
+
+def test_a_processs_cpu_time_is_read_from_outside() -> None:
+    waits = [sys.executable, "-S", "-c", "input()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE) as idle:
+        before = cpu_s(os.getpid())
+        sum(range(10**6))
+        assert cpu_s(os.getpid()) > before
+        assert cpu_s(idle.pid) < 1
+        idle.kill()
+        idle.wait()
+        assert cpu_s(idle.pid) == 0
 
 
 def test_small_modules_get_less_time() -> None:
