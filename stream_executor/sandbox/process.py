@@ -43,6 +43,8 @@ READ_BYTES = 256 * 1024
 STDERR_KEPT_BYTES = 2048
 STDERR_READ_BYTES = 64 * 1024  # then it is closed: a flood costs us nothing more
 
+_FIXED_SIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
 # Only what a child needs can be imported there.
 _PACKAGES = ("stream_executor", "msgspec", "wasmtime")
 
@@ -77,8 +79,7 @@ def seal(fd: int) -> None:
     Raises:
         OSError: somebody has it mapped for writing.
     """
-    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_WRITE)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED_SIZE | fcntl.F_SEAL_WRITE)
 
 
 class ChildProcess:
@@ -117,8 +118,10 @@ class ChildProcess:
         self._start(entry)
 
     def _start(self, entry: str) -> None:
-        page_fd = os.memfd_create("page", os.MFD_CLOEXEC)
+        page_fd = os.memfd_create("page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(page_fd, protocol.PAGE_BYTES)
+        # Whoever shortens a file ends those who have it mapped, and that is us.
+        fcntl.fcntl(page_fd, fcntl.F_ADD_SEALS, _FIXED_SIZE)
         self.page = mmap.mmap(page_fd, protocol.PAGE_BYTES)
         self.started = ctypes.c_uint64.from_buffer(self.page, protocol.STARTED_AT)
         self.stop = ctypes.c_uint64.from_buffer(self.page, protocol.STOP_AT)

@@ -264,11 +264,11 @@ def _sandbox_report() -> tuple[list[str], list[str]]:
 
     from stream_executor.sandbox.config import SandboxConfig  # noqa: PLC0415 - lazily
     from stream_executor.sandbox.local import LocalSandbox  # noqa: PLC0415 - as above
+    from stream_executor.sandbox.protocol import HARDENING  # noqa: PLC0415 - as above
 
     async def look() -> tuple[list[str], list[str]]:
         async with LocalSandbox(SandboxConfig(children=1)) as sandbox:
             applied = list(sandbox.pool.hardening)
-        good = [one for one in applied if not one.startswith("no ")]
-        return good, [one for one in applied if one.startswith("no ")]
+        return applied, sorted(set(HARDENING) - set(applied))
 
     return asyncio.run(look())

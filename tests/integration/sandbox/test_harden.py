@@ -14,6 +14,7 @@ import pytest
 from stream_executor.sandbox import protocol
 from stream_executor.sandbox.config import SandboxConfig
 from stream_executor.sandbox.local import LocalSandbox
+from stream_executor.services.diagnosis import _sandbox_report
 
 REACHES = """
 import ctypes, errno, json, os, resource, signal, socket, sys, threading
@@ -200,3 +201,11 @@ async def test_running_children_hold_no_environment_and_few_descriptors() -> Non
                     assert "Groups:\t \n" in status
     finally:
         del os.environ["WASM_EXECUTOR_CANARY"]
+
+
+def test_doctor_tells_what_this_kernel_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mechanism that no child reports must show as missing."""
+    applied, missing = _sandbox_report()
+    assert (sorted(applied), missing) == (sorted(protocol.HARDENING), [])
+    monkeypatch.setattr(protocol, "HARDENING", (*protocol.HARDENING, "quantum"))
+    assert _sandbox_report()[1] == ["quantum"]
