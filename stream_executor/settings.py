@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +22,7 @@ from stream_executor.environment import (
     gather,
     is_secret_property,
 )
+from stream_executor.kafka.connection import from_properties
 from stream_executor.key_text import read_bytes, read_public_key
 from stream_executor.model.errors import ConfigError
 from stream_executor.services.worker_settings import (
@@ -44,7 +46,6 @@ from stream_executor.settings_rules import broken_rules, oddities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 HIDDEN = "(hidden)"
 NOT_SET = "(not set)"
@@ -95,6 +96,13 @@ class Settings(SettingsFields):
         return _DEFAULT_PROPERTIES | found
 
     @property
+    def kafka_certificate(self) -> Path | None:
+        """The file with our certificate towards Kafka, if there is one."""
+        connection, _ = from_properties(self.kafka_properties)
+        name = connection.ssl_certfile
+        return None if name is None else Path(name)
+
+    @property
     def notes(self) -> list[str]:
         """What an operator may want to know although nothing is wrong."""
         return [*self._raw.notes, *oddities(self)]
@@ -110,7 +118,7 @@ class Settings(SettingsFields):
     @property
     def children_per_worker(self) -> int:
         """CHILDREN, or this host's CPUs divided among the workers."""
-        return self.children or max(1, _cpus() // self.workers)
+        return self.children or max(1, cpus() // self.workers)
 
     def missing_to_run(self) -> list[str]:
         """Say what ``wasm-executor`` needs to run and is not set.
@@ -300,7 +308,7 @@ def _origin(raw: RawValue | None) -> str:
     return DEFAULT if raw is None else raw.origin
 
 
-def _cpus() -> int:
+def cpus() -> int:
     """Count the CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

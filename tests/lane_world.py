@@ -212,6 +212,9 @@ class MemoryWorld:
         del partition, seconds
         self.tallies.append(tally)
 
+    def gave_up(self, error: Exception) -> None:
+        """Nothing to count."""
+
     def changed(self, lane: Lane) -> None:
         """Remember the state."""
         self.states.append(lane.state)

@@ -115,6 +115,8 @@ class KeySource:
         self._current: KeySet | None = None
         self._next_miss_s = float("-inf")
         self._turn = asyncio.Lock()
+        self.fetched_s = 0.0
+        """When the address last answered, seconds since 1970; 0 if never."""
         self.skipped: tuple[str, ...] = ()
         """Keys of the documents that are not used, one line each, and why."""
 
@@ -203,6 +205,7 @@ class KeySource:
         if self._url is not None:
             document = await asyncio.to_thread(self._fetch, self._url)
             sets.append(read_jwk_set(document, self._scope))
+            self.fetched_s = time.time()
         keys = KeySet(
             (*self._secrets, *(key for each in sets for key in each.keys)),
             (key_id for each in sets for key_id in each.retired),

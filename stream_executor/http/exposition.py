@@ -25,12 +25,12 @@ from prometheus_client.registry import Collector
 
 from stream_executor.http import metrics
 from stream_executor.http.metrics import BUILD_INFO, TABLE, Kind, Metric
-from stream_executor.http.status import ABLE
+from stream_executor.http.status import ABLE, judge_health, judge_readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from stream_executor.http.status import ServiceStatus
+    from stream_executor.http.status import ServiceStatus, Usage
     from stream_executor.http.tally import Tally, Totals
 
 _SELF = "supervisor"
@@ -43,7 +43,7 @@ class Exposition(Collector):
         totals: what the workers reported.
         own: the supervisor's own counts and constants; taken at each rendering.
         view: gives the status from which lane and worker gauges are derived.
-        resident_bytes: gives the memory of all our processes.
+        usage: gives the memory and CPU time of all our processes.
         info: labels of the info metric besides ``engine``; each a fixed string.
     """
 
@@ -52,13 +52,14 @@ class Exposition(Collector):
         totals: Totals,
         own: Tally,
         view: Callable[[], ServiceStatus],
-        resident_bytes: Callable[[], int],
+        usage: Callable[[], Usage],
         info: Mapping[str, str],
     ) -> None:
         self._totals = totals
         self._own = own
         self._view = view
-        self._resident_bytes = resident_bytes
+        self._usage = usage
+        self._cpu_seconds = 0.0
         self._info = dict(info)
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -96,7 +97,18 @@ class Exposition(Collector):
         own.set(metrics.LAG, sum(lane.lag for lane in lanes))
         own.set(metrics.PROCESSABLE_LAG, sum(lane.lag for lane in able))
         own.set(metrics.WORKERS, sum(w.pid is not None for w in status.workers))
-        own.set(metrics.RESIDENT_MEMORY, self._resident_bytes())
+        own.set(
+            metrics.OLDEST_UNANSWERED,
+            min((lane.oldest_ms for lane in able if lane.oldest_ms), default=0) / 1000,
+        )
+        own.set(metrics.HEALTHY, judge_health(status).ok)
+        own.set(metrics.READY, judge_readiness(status).ok)
+        usage = self._usage()
+        own.set(metrics.RESIDENT_MEMORY, usage.resident_bytes)
+        # A process that is just being reaped may be missing from one reading.
+        spent = max(0.0, usage.cpu_seconds - self._cpu_seconds)
+        own.add(metrics.CPU_SECONDS, spent)
+        self._cpu_seconds += spent
         self._totals.absorb(_SELF, own.take())
 
     def _counter(self, metric: Metric) -> Family:

@@ -43,12 +43,13 @@ class CommitFailure(StrEnum):
 
 
 class ChildEnd(StrEnum):
-    """Why a sandbox child ended before its worker did."""
+    """Why a sandbox child ended before its worker did.
+
+    DEADLINE: its job ran past it. CRASH: anything else, a malformed reply included.
+    """
 
     DEADLINE = "deadline"
     CRASH = "crash"
-    MALFORMED_REPLY = "malformed_reply"
-    RECYCLED = "recycled"
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -144,7 +145,7 @@ COMMIT_DURATION = _histogram(
 )
 COMMIT_FAILURES = _counter(
     "wasm_executor_commit_failures_total",
-    "Transactions that did not commit.",
+    "Times that a lane gave its producer up and began anew, by the failure's class.",
     "class",
     tuple(CommitFailure),
 )
@@ -208,6 +209,13 @@ PROCESSABLE_LAG = _gauge(
     "wasm_executor_processable_lag_offsets",
     "The lag of lanes that can work: what more workers would help with.",
 )
+OLDEST_UNANSWERED = _gauge(
+    "wasm_executor_oldest_unanswered_timestamp_seconds",
+    "Append time of the oldest request that a lane which can work holds unanswered, "
+    "seconds since 1970; 0 if there is none.",
+)
+HEALTHY = _gauge("wasm_executor_healthy", "1 while /health answers 200, else 0.")
+READY = _gauge("wasm_executor_ready", "1 while /ready answers 200, else 0.")
 WORKERS = _gauge("wasm_executor_workers", "Worker processes that run now.")
 WORKERS_CONFIGURED = _gauge("wasm_executor_workers_configured", "The WORKERS setting.")
 WORKER_RESTARTS = _counter(
@@ -217,12 +225,30 @@ RESIDENT_MEMORY = _gauge(
     "wasm_executor_resident_memory_bytes",
     "Memory of the supervisor, its workers and their sandbox children.",
 )
+MEMORY_LIMIT = _gauge(
+    "wasm_executor_memory_limit_bytes",
+    "Memory that these processes may use: the control group's limit, or the host's.",
+)
+CPU_SECONDS = _counter(
+    "wasm_executor_cpu_seconds_total", "CPU time of the same processes."
+)
+CPUS = _gauge("wasm_executor_cpus", "CPUs that these processes may use.")
 MAX_FUEL = _gauge("wasm_executor_max_fuel", "The MAX_FUEL setting.")
 MAX_MEMORY = _gauge("wasm_executor_max_memory_bytes", "The MAX_MEMORY_BYTES setting.")
 TIMEOUT = _gauge("wasm_executor_timeout_seconds", "The TIMEOUT_SECONDS setting.")
 CERTIFICATE_EXPIRY = _gauge(
     "wasm_executor_http_certificate_expiry_timestamp_seconds",
     "When this port's TLS certificate ends, seconds since 1970; 0 without TLS.",
+)
+
+KAFKA_CERTIFICATE_EXPIRY = _gauge(
+    "wasm_executor_kafka_certificate_expiry_timestamp_seconds",
+    "When our certificate towards Kafka ends, seconds since 1970; 0 without one.",
+)
+LAST_BACKUP = _gauge(
+    "wasm_executor_backup_timestamp_seconds",
+    "When the newest archive in WASM_EXECUTOR_BACKUP_DIR was written, seconds since "
+    "1970; 0 if there is none.",
 )
 
 BUILD_INFO = "wasm_executor_build"  # an info metric: wasm_executor_build_info

@@ -73,13 +73,22 @@ class Tls:
         """Read both files; connections made from now on use them."""
         try:
             self.context.load_cert_chain(self._certificate, self._key)
-            pem = self._certificate.read_bytes()
-            leaf = x509.load_pem_x509_certificates(pem)[0]
+            self.expires_s = certificate_expiry_s(self._certificate)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise ConfigError(
                 f"WASM_EXECUTOR_HTTP_TLS_CERT_FILE={self._certificate}: {error}"
             ) from error
-        self.expires_s = leaf.not_valid_after_utc.timestamp()
+
+
+def certificate_expiry_s(file: Path) -> float:
+    """Give when the first certificate of a PEM file ends, seconds since 1970.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds no certificate.
+    """
+    leaf = x509.load_pem_x509_certificates(file.read_bytes())[0]
+    return leaf.not_valid_after_utc.timestamp()
 
 
 class _Server(uvicorn.Server):

@@ -24,6 +24,7 @@ class LaneStatus(msgspec.Struct, frozen=True):
         end: the partition's end offset as last seen, -1 if unknown.
         term: the lane's term, 0 before acquisition.
         in_flight: requests admitted and not yet committed.
+        oldest_ms: append time of the oldest request that it holds, 0 if it holds none.
     """
 
     partition: int
@@ -33,6 +34,7 @@ class LaneStatus(msgspec.Struct, frozen=True):
     end: int = -1
     term: int = 0
     in_flight: int = 0
+    oldest_ms: int = 0
 
     @property
     def lag(self) -> int:
@@ -92,6 +94,18 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     def audience(self) -> str:
         """The audience that tokens need, empty until a worker knows."""
         return next((w.audience for w in self.workers if w.audience), "")
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What all processes of this instance use together.
+
+    Attributes:
+        resident_bytes: memory; shared pages count once for each process.
+        cpu_seconds: CPU time so far, of processes that have ended, too.
+    """
+
+    resident_bytes: int = 0
+    cpu_seconds: float = 0.0
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -141,6 +141,12 @@ class Lane:
         """The offset that the lane wants next from the broker."""
         return self.inbox[-1].offset + 1 if self.inbox else self.expected
 
+    @property
+    def oldest_ms(self) -> int:
+        """Append time of the oldest request that it holds; 0 if it holds none."""
+        waiting = self.inbox[0].timestamp if self.inbox else 0
+        return self.window.oldest_ms or waiting
+
     def stuck_for(self, now: float) -> float:
         """Give for how many seconds the oldest request has not moved; 0 if none."""
         slot = self.window.first_slot
@@ -171,6 +177,7 @@ class Lane:
                 await self._acquire()
                 await self._commit_until_closed()
             except FencedError as error:
+                self._world.gave_up(error)
                 self._become(LaneState.WAITING, str(error))
                 wait_s = _FENCED_RETRY_S
             except (IntegrityError, MalformedError) as error:
@@ -181,9 +188,11 @@ class Lane:
                 await self._close_writer()
                 return
             except BrokerRefusedError as error:
+                self._world.gave_up(error)
                 self._become(LaneState.BLOCKED, str(error))
                 wait_s = self._after_refusal(error)
             except TransientError as error:
+                self._world.gave_up(error)
                 self._become(LaneState.ACQUIRING, str(error))
                 wait_s = _RETRY_S[min(self._retries, len(_RETRY_S) - 1)]
                 self._retries += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stream_executor.lane.entries import Admitted, Entries, Entry
+from stream_executor.lane.entries import Admitted, Entries, Entry, Refused
 from stream_executor.model.errors import MisuseError
 from stream_executor.model.job import Report
 
@@ -46,6 +46,12 @@ class InFlightWindow:
     def first_slot(self) -> int:
         """The slot of the oldest entry, or of the next one if there is none."""
         return self._base
+
+    @property
+    def oldest_ms(self) -> int:
+        """Append time of the oldest request; 0 if there is none."""
+        requests = (e for e in self._entries if isinstance(e, Admitted | Refused))
+        return next((entry.timestamp for entry in requests), 0)
 
     @property
     def finished(self) -> int:

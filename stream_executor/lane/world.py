@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     )
     from stream_executor.lane.recovery import Expected
     from stream_executor.model.audit import LaneAcquired
+    from stream_executor.model.errors import (
+        BrokerRefusedError,
+        FencedError,
+        TransientError,
+    )
 
 
 class LaneSettings(msgspec.Struct, frozen=True):
@@ -130,6 +135,9 @@ class LaneWorld(Protocol):
     def committed(self, partition: int, tally: Tally, seconds: float) -> None:
         """Count a committed transaction that took so long."""
         ...
+
+    def gave_up(self, error: FencedError | BrokerRefusedError | TransientError) -> None:
+        """Take note that a lane gave its producer up and will begin anew."""
 
     def changed(self, lane: Lane) -> None:
         """Take note of the lane's new state."""

@@ -110,6 +110,7 @@ class SandboxPool:
         hardening: what every child reported as applied, sorted.
         engine: identity of the native engine.
         engine_config_s256: digest of the engine's configuration.
+        ended: children that ended by themselves or were killed, by cause.
 
     Raises:
         ConfigError: the configuration cannot work (also from ``start``).
@@ -128,6 +129,7 @@ class SandboxPool:
         self.engine = engine_identity()
         self.engine_config_s256 = config_s256(config.max_stack_bytes)
         self.hardening: tuple[str, ...] = ()
+        self.ended = {"deadline": 0, "crash": 0}
         self._compiler = Compiler(config)
         self._modules = ModuleStore(
             config.artefact_cache_bytes, self._compiler, load_module, self._settled,
@@ -482,6 +484,7 @@ class SandboxPool:
         if child.hello is None and started is not None and not started.done():
             started.set_exception(ConfigError(f"a sandbox child does not start: {why}"))
             return
+        self.ended["crash" if child.killed_for is None else "deadline"] += 1
         _log.warning("sandbox_child_ended", pid=child.process.pid, why=why)
         if child.busy:
             self._decide(child)

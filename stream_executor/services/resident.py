@@ -1,4 +1,4 @@
-"""Memory of this process and everything below it, from ``/proc``."""
+"""Memory and CPU of this process and everything below it, from ``/proc``."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-_PPID, _RSS = 1, 21  # fields of proc_pid_stat(5), counted after the command's ")"
+from stream_executor.http.status import Usage
+
+# Fields of proc_pid_stat(5), counted after the command's ")". The last two of CPU are
+# of children that have ended and were waited for.
+_PPID, _RSS = 1, 21
+_CPU = slice(11, 15)
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
-def resident_bytes() -> int:
-    """Sum the resident memory of this process and its descendants.
+def usage() -> Usage:
+    """Sum the memory and CPU time of this process and its descendants.
 
-    Shared pages count once for each process, so this is an upper bound. 0 where there
+    Shared pages count once for each process, so memory is an upper bound. 0 where there
     is no ``/proc``. Cost: a small file a process of this host, about 10 µs each.
     """
     children: dict[int, list[int]] = defaultdict(list)
     pages: dict[int, int] = {}
+    ticks: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
@@ -26,10 +33,32 @@ def resident_bytes() -> int:
         fields = text[text.rindex(")") + 2 :].split()
         pid = int(entry.name)
         pages[pid] = int(fields[_RSS])
+        ticks[pid] = sum(map(int, fields[_CPU]))
         children[int(fields[_PPID])].append(pid)
-    total, waiting = 0, [os.getpid()]
+    memory, cpu, waiting = 0, 0, [os.getpid()]
     while waiting:
         pid = waiting.pop()
-        total += pages.get(pid, 0)
+        memory += pages.get(pid, 0)
+        cpu += ticks.get(pid, 0)
         waiting += children[pid]
-    return total * os.sysconf("SC_PAGE_SIZE")
+    return Usage(memory * os.sysconf("SC_PAGE_SIZE"), cpu / os.sysconf("SC_CLK_TCK"))
+
+
+def memory_limit_bytes() -> int:
+    """Give the memory that these processes may use: the control group's or all."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(total, int(_CGROUP_LIMIT.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no control groups v2, or "max"
+        return total
+
+
+def newest_backup_s(folder: Path) -> float:
+    """Give when the newest backup in a folder was written; 0 if there is none."""
+    newest = 0.0
+    try:
+        for path in folder.glob("wasm-audit-*.tar.gz"):
+            newest = max(newest, path.stat().st_mtime)
+    except OSError:
+        return newest
+    return newest

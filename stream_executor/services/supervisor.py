@@ -14,6 +14,7 @@ request heads. It knows no Kafka: a broker that is away keeps it and its metrics
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -26,7 +27,12 @@ from stream_executor import __version__
 from stream_executor.http import metrics
 from stream_executor.http.app import build_app
 from stream_executor.http.exposition import Exposition
-from stream_executor.http.server import HttpServer, Tls, listen
+from stream_executor.http.server import (
+    HttpServer,
+    Tls,
+    certificate_expiry_s,
+    listen,
+)
 from stream_executor.http.status import (
     ABLE,
     ServiceStatus,
@@ -38,7 +44,11 @@ from stream_executor.key_text import read_private_key
 from stream_executor.logs import configure_logs
 from stream_executor.model.errors import ConfigError
 from stream_executor.services.notify import Notifier
-from stream_executor.services.resident import resident_bytes
+from stream_executor.services.resident import (
+    memory_limit_bytes,
+    newest_backup_s,
+    usage,
+)
 from stream_executor.services.secrecy import seal_memory
 from stream_executor.services.slots import Slots
 from stream_executor.services.worker_process import (
@@ -47,7 +57,7 @@ from stream_executor.services.worker_process import (
     Patience,
     WorkerSlot,
 )
-from stream_executor.settings import reveal
+from stream_executor.settings import cpus, reveal
 from stream_executor.settings_fields import FIELDS, variable
 
 if TYPE_CHECKING:
@@ -175,7 +185,7 @@ class Supervisor:
             fresh = self._read()
             if self._tls is not None:
                 self._tls.reload()
-                self._set_certificate_expiry()
+            self._note_files()
         except ConfigError as error:
             problems = getattr(error, "problems", [str(error)])
             log.error("supervisor.reload_refused", problems=problems)  # noqa: TRY400
@@ -192,15 +202,15 @@ class Supervisor:
         settings, own = self._settings, self._own
         if settings.http_tls_cert_file and settings.http_tls_key_file:
             self._tls = Tls(settings.http_tls_cert_file, settings.http_tls_key_file)
-            self._set_certificate_expiry()
+        self._note_files()
         own.set(metrics.WORKERS_CONFIGURED, settings.workers)
         own.set(metrics.MAX_FUEL, settings.max_fuel)
         own.set(metrics.MAX_MEMORY, settings.max_memory_bytes)
         own.set(metrics.TIMEOUT, settings.timeout_seconds)
+        own.set(metrics.MEMORY_LIMIT, memory_limit_bytes())
+        own.set(metrics.CPUS, cpus())
         info = {"version": __version__, "config": settings.digest()}
-        exposition = Exposition(
-            self._totals, own, lambda: self.status, resident_bytes, info
-        )
+        exposition = Exposition(self._totals, own, lambda: self.status, usage, info)
         app = build_app(
             lambda: self.status,
             self._totals,
@@ -210,9 +220,18 @@ class Supervisor:
         listener = listen(settings.http_host, settings.metrics_port)
         return HttpServer(app, listener, self._tls)
 
-    def _set_certificate_expiry(self) -> None:
+    def _note_files(self) -> None:
+        """Set the gauges that tell of files: certificates and backups."""
+        own, kafka = self._own, self._settings.kafka_certificate
         if self._tls is not None:
-            self._own.set(metrics.CERTIFICATE_EXPIRY, self._tls.expires_s)
+            own.set(metrics.CERTIFICATE_EXPIRY, self._tls.expires_s)
+        if kafka is not None:
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # the worker says what is wrong
+                expiry_s = certificate_expiry_s(kafka)
+                own.set(metrics.KAFKA_CERTIFICATE_EXPIRY, expiry_s)
+        own.set(metrics.LAST_BACKUP, newest_backup_s(self._settings.backup_dir))
 
     def _slot(self, number: int) -> WorkerSlot:
         return WorkerSlot(
@@ -247,6 +266,7 @@ class Supervisor:
         reported = asyncio.create_task(self._all_reported())
         try:
             while True:
+                self._note_files()
                 self._notifier.alive()
                 self._notifier.status(_in_words(self.status))
                 if self._is_ready:

@@ -50,6 +50,7 @@ from stream_executor.model.codes import Code
 from stream_executor.model.errors import (
     BrokerRefusedError,
     ConfigError,
+    FencedError,
     IntegrityError,
     MalformedError,
     TransientError,
@@ -517,6 +518,15 @@ class WorkerRuntime:
         count.observe(metrics.COMMIT_DURATION, seconds)
         self._last_commit_s = now_s
 
+    def gave_up(self, error: FencedError | BrokerRefusedError | TransientError) -> None:
+        """Count a producer that a lane gave up."""
+        failure = metrics.CommitFailure.INDEFINITE
+        if isinstance(error, FencedError):
+            failure = metrics.CommitFailure.FENCED
+        elif isinstance(error, BrokerRefusedError):
+            failure = metrics.CommitFailure.PERMANENT
+        self._tally.add(metrics.COMMIT_FAILURES, 1, failure)
+
     def changed(self, lane: Lane) -> None:
         """Log a lane's new state; have the fetcher follow it."""
         level = "warning" if lane.state in _TROUBLE else "info"
@@ -579,9 +589,11 @@ class WorkerRuntime:
             metrics.IN_FLIGHT, sum(lane.in_flight for lane in self._lanes.values())
         )
         count.set(metrics.LAST_COMMIT, self._last_commit_s)
+        if self._keys is not None:
+            count.set(metrics.KEYS_FETCHED, self._keys.fetched_s)
         count.set(metrics.REPLAY_BYTES, self.replay_budget.used_bytes)
         count.set(metrics.REPLAY_LIMIT, self.replay_budget.limit_bytes)
-        self._count_modules()
+        self._count_sandbox()
         lanes = tuple(self._row(lane) for lane in self._lanes.values())
         return WorkerState(
             ready=self._ready,
@@ -594,12 +606,15 @@ class WorkerRuntime:
             lanes=lanes,
         )
 
-    def _count_modules(self) -> None:
-        """Count what the sandbox did with modules since the last time."""
+    def _count_sandbox(self) -> None:
+        """Count what the sandbox did since the last time."""
         count, told, cache = self._tally, self._told, self._cache
         for outcome, number in cache.outcomes.items():
             count.add(metrics.CACHE_LOOKUPS, number - told[outcome], outcome)
             told[outcome] = number
+        for end, number in self.sandbox.ended.items():
+            count.add(metrics.CHILD_ENDS, number - told[end], end)
+            told[end] = number
         compiled = self.sandbox.compiled
         count.add(metrics.COMPILATIONS, compiled - told["compiled"])
         told["compiled"] = compiled
@@ -615,6 +630,7 @@ class WorkerRuntime:
             self._fetching.ends.get(lane.partition, -1),
             lane.term,
             lane.in_flight,
+            lane.oldest_ms,
         )
 
 

@@ -28,7 +28,11 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 OURS = ("init", "executor")
 # Made by `init` and by hand: what nobody may commit.
-NOT_IN_THE_REPOSITORY = ("deploy/keys", "deploy/executor.env")
+NOT_IN_THE_REPOSITORY = (
+    "deploy/keys",
+    "deploy/executor.env",
+    "deploy/grafana-password",
+)
 
 
 def sources() -> list[tuple[str, str, str]]:
@@ -68,8 +72,8 @@ def test_keys_are_kept_out_of_git_and_out_of_the_image() -> None:
 def test_the_executor_gets_files_that_init_makes(tmp_path: Path) -> None:
     made = {path.name for path in _ceremony(tmp_path)}
 
-    for secret in COMPOSE["secrets"].values():
-        assert Path(secret["file"]).name in made
+    for name in SERVICES["executor"]["secrets"]:
+        assert Path(COMPOSE["secrets"][name]["file"]).name in made
     command = SERVICES["init"]["command"]
     assert command == ["init", "--keys", "/keys"]
 
@@ -234,3 +238,25 @@ def test_the_image_gets_the_locks_hashes_of_what_it_needs(tmp_path: Path) -> Non
     entries = [line for line in lines if not line.startswith(" ")]
     assert [entry.split("==")[0] for entry in entries] == ["aiokafka", "pydantic-core"]
     assert sum("--hash=sha256:" in line for line in lines) == len(lines) - len(entries)
+
+
+def test_grafana_finds_its_dashboard_and_its_source() -> None:
+    mounts = {target: source for name, source, target in sources() if name == "grafana"}
+    folder = "/etc/grafana/provisioning"
+
+    def read(target: str) -> Any:
+        return yaml.safe_load((ROOT / mounts[target]).read_text())
+
+    (provider,) = read(f"{folder}/dashboards/wasm-executor.yml")["providers"]
+    assert f"{provider['options']['path']}/wasm-executor.json" in mounts
+    (source,) = read(f"{folder}/datasources/prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in SERVICES
+
+
+def test_prometheus_gets_the_rules_that_its_file_names() -> None:
+    file = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+    mounts = {target for name, _, target in sources() if name == "prometheus"}
+
+    for name in yaml.safe_load(file.read_text())["rule_files"]:
+        assert f"/etc/prometheus/{name}" in mounts

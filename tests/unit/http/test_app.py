@@ -12,7 +12,12 @@ from starlette.testclient import TestClient
 from stream_executor.http import metrics
 from stream_executor.http.app import PROBES, build_app
 from stream_executor.http.exposition import Exposition
-from stream_executor.http.status import LaneStatus, ServiceStatus, WorkerStatus
+from stream_executor.http.status import (
+    LaneStatus,
+    ServiceStatus,
+    Usage,
+    WorkerStatus,
+)
 from stream_executor.http.tally import Tally, Totals
 from stream_executor.model.codes import Code
 from stream_executor.model.lanes import LaneState
@@ -31,9 +36,10 @@ class Site:
         self.draining = False
         self.totals = Totals()
         self.own = Tally()
+        self.usage = Usage(123, 4.5)
         self.own.set(metrics.WORKERS_CONFIGURED, 1)
         exposition = Exposition(
-            self.totals, self.own, self.view, lambda: 123, {"version": "1.0"}
+            self.totals, self.own, self.view, lambda: self.usage, {"version": "1.0"}
         )
         app = build_app(self.view, self.totals, exposition, token)
         self.get = TestClient(app).get
@@ -99,6 +105,28 @@ def test_lanes_show_by_state_and_the_processable_lag_leaves_halted_ones_out() ->
     assert samples["wasm_executor_lanes{blocked}"] == 0
     assert samples["wasm_executor_lag_offsets"] == 5 + 93
     assert samples["wasm_executor_processable_lag_offsets"] == 5
+
+
+def test_what_an_alert_looks_at_follows_the_lanes_and_the_probes() -> None:
+    old = LaneStatus(2, LaneState.RUNNING, next=1, end=2, oldest_ms=1_700_000_000_000)
+    stuck = LaneStatus(3, LaneState.HALTED, next=1, end=2, oldest_ms=1_600_000_000_000)
+    site = Site(RUNNING, old, stuck)
+    samples = site.samples()
+    assert samples["wasm_executor_oldest_unanswered_timestamp_seconds"] == 1.7e9
+    assert samples["wasm_executor_healthy"] == samples["wasm_executor_ready"] == 1
+    site.lanes, site.draining = (stuck,), True
+    samples = site.samples()
+    assert samples["wasm_executor_oldest_unanswered_timestamp_seconds"] == 0
+    assert samples["wasm_executor_healthy"] == samples["wasm_executor_ready"] == 0
+
+
+def test_cpu_time_never_goes_back_while_a_process_is_reaped() -> None:
+    site = Site()
+    shown = []
+    for seconds in (4.5, 3.0, 6.0):
+        site.usage = Usage(1, seconds)
+        shown.append(site.samples()["wasm_executor_cpu_seconds_total"])
+    assert shown == [4.5, 4.5, 6.0]
 
 
 def test_the_supervisor_feeds_its_own_series_each_time() -> None:
@@ -228,7 +256,7 @@ def test_no_page_may_be_stored_or_framed(path: str) -> None:
 def test_nothing_can_be_changed_through_the_port() -> None:
     site = Site()
     client = TestClient(build_app(site.view, site.totals, Exposition(
-        site.totals, site.own, site.view, lambda: 0, {}
+        site.totals, site.own, site.view, Usage, {}
     )))  # fmt: skip
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         assert client.request(method, "/status").status_code == 405

@@ -10,7 +10,7 @@ from stream_executor.model.audit import Certificate
 from stream_executor.model.errors import ConfigError
 from stream_executor.services import lifeline
 from stream_executor.services.lifeline import follow_supervisor, receive_orders
-from stream_executor.services.resident import resident_bytes
+from stream_executor.services.resident import usage
 from stream_executor.services.worker_settings import (
     Reload,
     WorkerIdentity,
@@ -123,4 +123,4 @@ def test_messages_are_one_line_each() -> None:
 
 
 def test_resident_memory_counts_this_process() -> None:
-    assert resident_bytes() > 10_000_000
+    assert usage().resident_bytes > 10_000_000
