@@ -132,10 +132,10 @@ class Asked:
             input=None if self.input is None else read_file(self.input),
             stdin=None if self.stdin is None else read_file(self.stdin),
             argv=self.argv,
-            env=None if self.env is None else dict(map(_pair, self.env)),
+            env=None if self.env is None else dict(map(pair, self.env)),
             files=None
             if self.files is None
-            else {n: read_file(Path(v)) for n, v in map(_pair, self.files)},
+            else {n: read_file(Path(v)) for n, v in map(pair, self.files)},
             limits=self._limits(),
             request_id=self.request_id,
             start_within_s=self.start_within,
@@ -202,7 +202,8 @@ def reference(module: str) -> str | bytes:
     )
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Split ``NAME=VALUE``."""
     name, separator, value = text.partition("=")
     if not separator:
         raise CommandError("USAGE", f"expected NAME=VALUE, got {text[:80]!r}")

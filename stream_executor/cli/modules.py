@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stream_executor.cli.bundling import bundle
 from stream_executor.cli.failures import CommandError
 from stream_executor.cli.invocation import read_module
 from stream_executor.cli.options import Json
@@ -50,6 +51,9 @@ def new(
     say(str(path))
     first, *rest = template.commands(name)
     hint("\n".join([f"  try: {first}", *(f"  then: {line}" for line in rest)]))
+
+
+module.command()(bundle)
 
 
 @module.command()

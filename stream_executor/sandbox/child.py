@@ -40,6 +40,7 @@ from stream_executor.sandbox.inspect import ModuleShape
 from stream_executor.sandbox.native import Native
 from stream_executor.sandbox.outcome import refusal
 from stream_executor.sandbox.probe import run_probe
+from stream_executor.sandbox.wasi_files import FileTree
 from stream_executor.sandbox.wasi_host import WasiHost
 
 if TYPE_CHECKING:
@@ -183,17 +184,23 @@ class Modules:
         try:
             with mmap.mmap(fd, order.size, access=mmap.ACCESS_COPY) as artefact:
                 pinned = ctypes.c_char.from_buffer(artefact)
-                place = (ctypes.addressof(pinned), order.size)
                 shape = _decode_shape(order.shape)
+                code = shape.bundle[0].at if shape.bundle else order.size
+                place = (ctypes.addressof(pinned), min(code, order.size))
                 guest = Guest(self._engine, shape, place, self._host.linker)
                 del pinned
+                files = [
+                    (file.path, artefact[file.at : file.at + file.length])
+                    for file in shape.bundle
+                ]
+                bundle = FileTree(tuple(files)) if files else None
         except (ExecutorError, msgspec.MsgspecError, ValueError, OSError) as error:
             say(f"module {order.s256.hex()} does not load", error)
             return
         finally:
             os.close(fd)
         # By InvocationKind: CALL, BYTES, WASI.
-        runs = (guest.call, bytes_runner(guest), self._host.runner(guest))
+        runs = (guest.call, bytes_runner(guest), self._host.runner(guest, bundle))
         self._loaded[order.s256] = Loaded(guest, runs)
         self.runs[order.s256] = runs
 

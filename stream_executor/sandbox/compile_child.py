@@ -6,7 +6,7 @@ here: memory and CPU time are limited, the parent's clock kills, and since a pro
 compiles exactly one module, whatever a module does to it dies with it.
 
 Order: read the shape (our parser), validate, compile, serialize to the descriptor
-that came with the order.
+that came with the order, the module's own files behind the code.
 
 Not here: the parent's half (``compile``).
 """
@@ -31,7 +31,7 @@ from stream_executor.sandbox.engine import (
     config_s256,
 )
 from stream_executor.sandbox.harden import lock_down
-from stream_executor.sandbox.inspect import inspect_module
+from stream_executor.sandbox.inspect import BundledFile, inspect_module
 from stream_executor.sandbox.native import Native
 from stream_executor.sandbox.outcome import escape
 from stream_executor.sandbox.probe import compile_module
@@ -65,9 +65,16 @@ def compile_order(  # noqa: PLR0911 - one return a refusal
     if text:
         return refused(Code.COMPILE_LIMIT, f"the engine gives up: {text}")
     try:
-        size = _write(artefact_fd, vec.data or 0, vec.size)
+        code = (ctypes.c_char * vec.size).from_address(vec.data or 0)
+        size = _write(artefact_fd, memoryview(code).cast("B"))
+        bundle = []
+        for file in shape.bundle:  # behind the code, where the shape says
+            bundle.append(BundledFile(file.path, size, file.length))
+            content = memoryview(data)[file.at : file.at + file.length]
+            size += _write(artefact_fd, content)
     except OSError:  # EFBIG: the file size limit
         return refused(Code.COMPILE_LIMIT, "the compiled module is too large")
+    packed = msgspec.msgpack.encode(msgspec.structs.replace(shape, bundle=bundle))
     return protocol.Compiled(None, "", size, packed)
 
 
@@ -76,12 +83,11 @@ def refused(code: Code, message: str) -> protocol.Compiled:
     return protocol.Compiled(code, escape(message), 0, b"")
 
 
-def _write(fd: int, address: int, size: int) -> int:
-    content = memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+def _write(fd: int, content: memoryview) -> int:
     at = 0
-    while at < size:
+    while at < len(content):
         at += os.write(fd, content[at:])
-    return size
+    return at
 
 
 def serve(link: socket.socket) -> None:

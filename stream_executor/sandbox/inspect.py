@@ -1,10 +1,11 @@
 """Read a WebAssembly module's shape before anything else touches its bytes.
 
 A small parser of the sections that decide how a module may be entered: types,
-imports, functions, tables, memories, exports, start. It is total: any bytes give a
-``ModuleShape`` or ``MalformedError``. Every count, name and size has a cap, so its
-cost is bounded by the module's length. Text format, components, and value types
-beyond i32, i64, f32, f64 never reach code that could parse or abort on them.
+imports, functions, tables, memories, exports, start; and of the module's own files. It
+is total: any bytes give a ``ModuleShape`` or ``MalformedError``. Every count, name and
+size has a cap, so its cost is bounded by the module's length. Text format, components,
+and value types beyond i32, i64, f32, f64 never reach code that could parse or abort on
+them.
 
 Not here: validation of code (the engine's ``validate``, which runs after this), and
 the decision whether an invocation fits the shape (``guest``).
@@ -18,9 +19,11 @@ import msgspec
 
 from stream_executor.model.errors import MalformedError
 from stream_executor.model.scalars import ValueType
+from stream_executor.sandbox.wasi_files import FileTree
 
 MAGIC = b"\0asm\x01\0\0\0"
 WASI_MODULE = "wasi_snapshot_preview1"
+BUNDLE_SECTION = b"wasm-executor.file"
 
 # Caps. Real modules stay far below (CPython: 40 imports, 9,000 functions); the
 # engine's own ceilings are a hundred times higher and cost seconds to reach.
@@ -32,6 +35,7 @@ MAX_TABLES = 100
 MAX_MEMORIES = 100
 MAX_EXPORTS = 20_000
 MAX_NAME_BYTES = 4_096
+MAX_BUNDLED_FILES = 4_096
 
 FUNCTION, TABLE, MEMORY, GLOBAL, TAG = range(5)
 _SECTION_TYPE, _SECTION_IMPORT, _SECTION_FUNCTION = 1, 2, 3
@@ -48,6 +52,7 @@ _OTHER = 0  # how a type outside the four is written in a Signature
 _SCALARS = frozenset(ValueType)
 _LIMITS_MIN, _LIMITS_MIN_MAX = 0, 1
 _LEB_BITS = 7
+_BUNDLE_START = bytes([len(BUNDLE_SECTION)]) + BUNDLE_SECTION
 
 
 class Signature(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -70,6 +75,18 @@ class Import(msgspec.Struct, frozen=True, gc=False, array_like=True):
     kind: int
 
 
+class BundledFile(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A file that a module carries (``bundle``): ``length`` bytes from ``at`` on.
+
+    ``at`` counts in the module's bytes, and in the shape that comes with a compiled
+    module in the artefact's.
+    """
+
+    path: str
+    at: int
+    length: int
+
+
 class ModuleShape(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What is known of a module without running or compiling it.
 
@@ -81,6 +98,7 @@ class ModuleShape(msgspec.Struct, frozen=True, gc=False, array_like=True):
         table_elements: largest minimum of a table.
         tables: number of tables.
         start: whether instantiation runs a start function.
+        bundle: the module's own files, in order.
     """
 
     functions: dict[str, Signature] = {}
@@ -90,6 +108,7 @@ class ModuleShape(msgspec.Struct, frozen=True, gc=False, array_like=True):
     table_elements: int = 0
     tables: int = 0
     start: bool = False
+    bundle: list[BundledFile] = []
 
 
 class _Reader:
@@ -180,6 +199,7 @@ class _Parse:
         self.tables: list[int] = []
         self.memories: list[int] = []
         self.start = False
+        self.bundle: list[BundledFile] = []
 
     def section(self, number: int, reader: _Reader) -> None:
         read = _SECTIONS.get(number)
@@ -240,11 +260,25 @@ class _Parse:
         for _ in range(reader.count(MAX_EXPORTS, "exports")):
             self.exports.append((reader.name(), reader.byte(), reader.unsigned()))
 
+    def read_custom(self, reader: _Reader) -> None:
+        """Take a bundled file; other custom sections mean nothing here."""
+        if not reader.data.startswith(_BUNDLE_START, reader.at, reader.end):
+            return
+        if len(self.bundle) == MAX_BUNDLED_FILES:
+            raise MalformedError(f"more than {MAX_BUNDLED_FILES} files in the module")
+        reader.skip(len(_BUNDLE_START))
+        path = reader.name()
+        self.bundle.append(BundledFile(path, reader.at, reader.end - reader.at))
+
     def read_start(self, reader: _Reader) -> None:
         reader.unsigned()
         self.start = True
 
     def shape(self) -> ModuleShape:
+        try:
+            FileTree(tuple((file.path, b"") for file in self.bundle))
+        except ValueError as error:
+            raise MalformedError(f"the module's files: {error}") from error
         functions: dict[str, Signature] = {}
         memory = None
         for name, kind, index in self.exports:
@@ -260,6 +294,7 @@ class _Parse:
             table_elements=max(self.tables, default=0),
             tables=len(self.tables),
             start=self.start,
+            bundle=self.bundle,
         )
 
     def signature(self, index: int) -> Signature:
@@ -305,7 +340,8 @@ def inspect_module(data: bytes) -> ModuleShape:
         start = reader.at
         reader.skip(length)
         if number == 0:
-            continue  # custom sections mean nothing here
+            parse.read_custom(_Reader(data, start, start + length))
+            continue
         if number > _SECTION_LAST or number in seen:
             raise MalformedError(f"section {number} is unknown or comes twice")
         seen.add(number)

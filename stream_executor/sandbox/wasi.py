@@ -88,6 +88,7 @@ class WasiProcess:
     Args:
         job: a WASI job.
         memory: the guest's memory and fuel.
+        bundle: the module's own files, if it has any; the job's stand beside them.
 
     Attributes:
         stdout, stderr: what was kept of the output, together at most
@@ -99,10 +100,12 @@ class WasiProcess:
         ValueError: the job's files contradict each other.
     """
 
-    def __init__(self, job: Job, memory: GuestMemory) -> None:
+    def __init__(
+        self, job: Job, memory: GuestMemory, bundle: FileTree | None = None
+    ) -> None:
         given = job.wasi or _NO_INPUT
         self._memory = memory
-        self._tree = FileTree(given.files)
+        self._tree = FileTree(given.files, bundle)
         self._args = [a.encode() + b"\0" for a in given.args or ("module",)]
         self._env = [f"{name}={value}\0".encode() for name, value in given.env]
         self._start_ns, self._elapsed_ns = job.now_ms * 1_000_000, 0

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from stream_executor.sandbox.wasi_types import Errno, WasiError
 
 MAX_PATH_BYTES = 4096
+MAX_DEPTH = 64  # of a file's path; each step is a directory
 _ROOT = ()
 
 Path = tuple[str, ...]
@@ -30,13 +31,26 @@ class Node(NamedTuple):
 class FileTree:
     """Files by absolute path; directories exist because files are in them.
 
+    Args:
+        files: path and content.
+        under: a tree that is seen through this one and stays as it is: a module's own
+            files under a request's.
+
     Raises:
-        ValueError: a path is not absolute and plain, or names a file and a directory.
+        ValueError: a path is not absolute and plain, or names a file and a directory,
+            or is in the tree under this one.
+
+    Attributes:
+        count: of files and directories, all of them.
     """
 
-    def __init__(self, files: tuple[tuple[str, bytes], ...]) -> None:
+    def __init__(
+        self, files: tuple[tuple[str, bytes], ...], under: FileTree | None = None
+    ) -> None:
+        self._under = under
+        self.count: int = 1 if under is None else under.count
         self._nodes: dict[Path, Node] = {_ROOT: Node(None, 1)}
-        self._children: dict[Path, list[str]] = {_ROOT: []}
+        self._children: dict[Path, list[str]] = {}
         for name, data in files:
             parts = tuple(name.split("/")[1:])
             plain = all(
@@ -44,17 +58,18 @@ class FileTree:
             )
             if not name.startswith("/") or not parts or not plain:
                 raise ValueError("a file's path is not absolute and plain")
+            if len(parts) > MAX_DEPTH:
+                raise ValueError("a file's path is too deep")
             for depth in range(1, len(parts)):
                 self._add(parts[:depth], None)
             self._add(parts, data)
 
     def _add(self, path: Path, data: bytes | None) -> None:
-        known = self._nodes.get(path)
+        known = self.find(path)
         if known is None:
-            self._nodes[path] = Node(data, len(self._nodes) + 1)
-            self._children[path[:-1]].append(path[-1])
-            if data is None:
-                self._children[path] = []
+            self.count += 1
+            self._nodes[path] = Node(data, self.count)
+            self._children.setdefault(path[:-1], []).append(path[-1])
         elif known.data is not None or data is not None:
             raise ValueError("a file's path is used twice")
 
@@ -93,13 +108,25 @@ class FileTree:
         Raises:
             WasiError: NOENT.
         """
-        try:
-            return self._nodes[path]
-        except KeyError:
-            raise WasiError(Errno.NOENT) from None
+        node = self.find(path)
+        if node is None:
+            raise WasiError(Errno.NOENT)
+        return node
 
     def entries(self, path: Path) -> list[tuple[str, Node]]:
         """List a directory: itself, its parent, then its names in order."""
         here = [(".", self.node(path)), ("..", self.node(path[:-1]))]
-        names = sorted(self._children[path])
+        names = sorted(self.names(path))
         return here + [(name, self.node((*path, name))) for name in names]
+
+    def find(self, path: Path) -> Node | None:
+        """Give what a resolved path names, if anything."""
+        node = self._nodes.get(path)
+        if node is None and self._under is not None:
+            return self._under.find(path)
+        return node
+
+    def names(self, path: Path) -> list[str]:
+        """Give the names in a directory, in no order."""
+        below = [] if self._under is None else self._under.names(path)
+        return below + self._children.get(path, [])

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from stream_executor.sandbox.engine import Engine
     from stream_executor.sandbox.guest import Guest, Run
+    from stream_executor.sandbox.wasi_files import FileTree
 
 START = "_start"
 _START_TYPE = Signature(b"", b"")
@@ -144,8 +145,8 @@ class WasiHost:
         for name, params in CALLS.items():
             self._define(name, params)
 
-    def runner(self, guest: Guest) -> Run:
-        """Give ``run(job)`` for WASI jobs on one module."""
+    def runner(self, guest: Guest, bundle: FileTree | None = None) -> Run:
+        """Give ``run(job)`` for WASI jobs on one module and its own files."""
         if guest.shape.functions.get(START) != _START_TYPE:
             missing = refusal(
                 Code.FUNCTION_NOT_FOUND,
@@ -164,7 +165,7 @@ class WasiHost:
 
         def run(job: Job) -> Report:
             try:
-                self._process = WasiProcess(job, self._memory)
+                self._process = WasiProcess(job, self._memory, bundle)
             except ValueError as error:
                 return refusal(Code.BAD_ARGUMENTS, str(error))
             self._memory.reset()
