@@ -15,7 +15,8 @@ import json
 import sys
 from typing import Any
 
-from stream_executor import ExecutorClient, ResultTimeoutError
+from stream_executor import ExecutorClient
+from stream_executor.client.errors import ResultTimeoutError
 
 # The interpreters that this deployment has published: docs/module-abi.md, Interpreters.
 LANGUAGES = {
