@@ -378,11 +378,17 @@ def _unframe(codec: Any, packed: bytes, limit: int) -> memoryview:
 
 
 def _gunzip(packed: bytes, limit: int) -> bytes:
-    opener = zlib.decompressobj(wbits=31)
-    unpacked = opener.decompress(packed, limit)
-    if not opener.eof:
-        raise MalformedError(f"codec {_GZIP}: cut off, or more than {limit} bytes")
-    return unpacked
+    """Decompress one member after the other, as Java does."""
+    members: list[bytes] = []
+    while packed:
+        opener = zlib.decompressobj(wbits=31)
+        # Of a length of 0 zlib thinks as of no limit.
+        members.append(opener.decompress(packed, max(limit, 1)))
+        limit -= len(members[-1])
+        if not opener.eof or limit < 0:
+            raise MalformedError(f"codec {_GZIP}: cut off, or too large by some bytes")
+        packed = opener.unused_data
+    return b"".join(members)
 
 
 def _unsnap(packed: bytes, limit: int) -> bytes:

@@ -133,6 +133,15 @@ def test_unpacking_stops_at_the_limit(codec: int) -> None:
         unpack(codec, packed, 99_999)
 
 
+@pytest.mark.parametrize("codec", [1, 4])
+def test_two_streams_in_one_batch_are_one(codec: int) -> None:
+    packed = PACKERS[codec](bytes(1_000)) + PACKERS[codec](b"x" * 500)
+    assert unpack(codec, packed, 1_500) == bytes(1_000) + b"x" * 500
+    for limit in (999, 1_000, 1_499):
+        with pytest.raises(MalformedError):
+            unpack(codec, packed, limit)
+
+
 def test_raw_snappy_is_read_too() -> None:
     packed = bytes(cramjam.snappy.compress_raw(b"ab" * 1_000))
     assert unpack(2, packed) == b"ab" * 1_000

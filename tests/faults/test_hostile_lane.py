@@ -1,0 +1,102 @@
+"""Every hostile batch before a running lane: each offset its state, others at work.
+
+A stranger's batches, with good signed requests inside and around them. The
+lane answers each offset; the other lane of the same worker never stops; the worker's
+memory stays below what is promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stream_executor.kafka.client import BrokerClient
+from tests.deployment import ADD, deployment
+from tests.faults.load import load
+from tests.hostile import ACCEPTED, MIB, ZSTD, batch, header_block, record
+from tests.integration.kafka.test_hostile_batches import produce
+from tests.integration.test_exactly_once import all_answered, request, verifies
+from tests.integration.test_terminal_states import _children
+
+if TYPE_CHECKING:
+    from tests.deployment import Executor, TestDeployment
+
+WORKER_MIB = 200
+BOMBS = 24
+
+
+class Signed:
+    """Makes good records for one partition, each with a token of its own."""
+
+    def __init__(self, made: TestDeployment, partition: int) -> None:
+        self.made, self.partition = made, partition
+        self.number = 0
+        self.signer = made.signer()
+
+    def __call__(self, delta: int) -> bytes:
+        self.number += 1
+        value = request(self.number)
+        token = self.signer.sign(
+            self.made.topics.requests, self.partition, value, now_s=int(time.time())
+        )
+        return record(
+            delta, value, header_block((b"authorization", b"Bearer " + token))
+        )
+
+
+def peak_mib(executor: Executor) -> float:
+    """Most resident memory that a worker ever had."""
+    peaks = []
+    for worker in _children(executor.process.pid):
+        status = Path(f"/proc/{worker}/status").read_text()
+        peaks += [line.split()[1] for line in status.splitlines() if "VmHWM" in line]
+    return max(int(kib) for kib in peaks) / 1024
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.threat("T-21")
+async def test_each_hostile_batch_gets_its_answers_and_good_records_run(
+    kafka_bootstrap: str, tmp_path: Path
+) -> None:
+    async with (
+        deployment(kafka_bootstrap, tmp_path, 2) as made,
+        BrokerClient(made.connection) as client,
+    ):
+        await made.publish("add@1", ADD)
+        executor = made.start()
+        await executor.ready()
+        signed, topic = Signed(made, 0), made.topics.requests
+        good: set[int] = set()
+        bad: set[int] = set()
+        async with load(made) as running:
+            await running.progress()
+            idle_mib = peak_mib(executor)
+            for variation in ACCEPTED:
+                data = await asyncio.to_thread(variation.build, signed)
+                base = await produce(client, topic, data)
+                for index in range(variation.count):
+                    where = good if variation.holds_good(index) else bad
+                    where.add(base + index)
+            await running.progress()
+            # Many that are small enough to be opened, all at once.
+            bomb = batch([record(0, bytes(30 * MIB))], ZSTD)
+            for _ in range(BOMBS):
+                bad.add(await produce(client, topic, bomb))
+            await running.progress()
+        history = await all_answered(made)
+        print(
+            f"worker: {idle_mib:.0f} MiB before, {peak_mib(executor):.0f} MiB at most"
+        )
+        assert history.faults == {}
+        status = {o: r.code for (p, o), r in history.results.items() if p == 0}
+        assert {status[offset] for offset in good} == {None}
+        assert {status[offset] for offset in bad} == {"invalid_request", "auth_missing"}
+        assert {r.code for (p, _), r in history.results.items() if p == 1} == {None}
+        assert peak_mib(executor) < WORKER_MIB
+        assert await executor.stop() == 0
+        await verifies(made, history.requests)
