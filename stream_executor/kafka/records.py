@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from stream_executor.model.record import Headers, Record
 
-MAX_UNPACKED_BYTES: Final = 32 << 20
+# Sixteen times what a broker takes as one batch by default (message.max.bytes).
+MAX_UNPACKED_BYTES: Final = 16 << 20
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 16 << 10
 # aiokafka's C parser builds all headers of a record before anyone can count them, some

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from stream_executor.audit.report import Transaction, Verdict
-    from stream_executor.model.record import Range
+    from stream_executor.model.record import Range, Record
     from stream_executor.services.audit_reading import AuditSource
     from stream_executor.services.control_reading import LogReader
 
@@ -153,6 +153,7 @@ class _PartitionRun:
         self._results: ResultsCheck | None = None
         self._unread: AsyncIterator[tuple[int, bytes | None]] | None = None
         self._requests_begin = 0
+        self._requests: _Requests | None = None
 
     async def run(self, end: int) -> AsyncIterator[int]:
         """Verify up to an audit offset; yield how far it is."""
@@ -181,7 +182,12 @@ class _PartitionRun:
             self._results = ResultsCheck(self.report, trimmed=begin > 0)
             self._unread = _one_by_one(reader, topics.results, partition, begin, end)
         if self._thoroughness.requests or self._thoroughness.prover is not None:
-            self._requests_begin = await reader.begin_offset(topics.requests, partition)
+            begin = await reader.begin_offset(topics.requests, partition)
+            end = await reader.end_offset(topics.requests, partition)
+            self._requests_begin = begin
+            self._requests = _Requests(
+                reader.read(topics.requests, partition, begin, end)
+            )
 
     async def _compare(self, transaction: Transaction) -> None:
         salts: dict[int, bytes] = {}
@@ -221,19 +227,42 @@ class _PartitionRun:
         salter = None
         if secret is not None and log_id is not None:
             salter = Salter(secret, log_id)
-        records = [
-            record
-            async for some in self._reader.read(
-                self._topics.requests, self._partition, start, seal.next
-            )
-            for record in some
-        ]
+        last = seal.next - 1
+        if self._thoroughness.prover is not None:
+            for gap in reversed(seal.gaps):  # proven: there is nothing to wait for
+                last = gap.start - 1 if gap.end == last + 1 else last
+        records = []
+        if self._requests is not None:
+            records = await self._requests.take(start, last, seal.next)
         check_requests(
             self.report,
             transaction,
             records,
             lambda o: salter.salt(o) if salter is not None else salts.get(o),
         )
+
+
+class _Requests:
+    """Request records in offset order, each read once however seals cut them.
+
+    A producer may put very many into one batch; reading that anew for each transaction
+    would cost the square of it.
+    """
+
+    def __init__(self, pieces: AsyncIterator[Sequence[Record]]) -> None:
+        self._pieces = pieces
+        self._held: list[Record] = []
+
+    async def take(self, start: int, last: int, end: int) -> list[Record]:
+        """Give the records of [start, end); none is expected after ``last``."""
+        held = self._held
+        while not held or held[-1].offset < last:
+            some = await anext(self._pieces, None)
+            if some is None:
+                break
+            held += some
+        self._held = [record for record in held if record.offset >= end]
+        return [record for record in held if start <= record.offset < end]
 
 
 async def _one_by_one(

@@ -19,7 +19,7 @@ from stream_executor.model.errors import MalformedError, MisuseError
 if TYPE_CHECKING:
     from tests.unit.kafka.conftest import Bytes
 
-LARGE = 30 << 20
+LARGE = 15 << 20
 
 
 def packed(build: Bytes, base: int, sizes: list[int]) -> bytes:
