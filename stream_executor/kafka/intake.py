@@ -79,6 +79,7 @@ class _Partition:
     paused: bool = False
     asking: bool = False
     failure: ExecutorError | None = None
+    told: bool = False  # whether the failure has been handed out
     high_watermark: int = -1
     last_stable: int = -1
 
@@ -89,8 +90,8 @@ class _Partition:
 
     @property
     def failed(self) -> bool:
-        """Whether everything before the failure has been handed out."""
-        return self.failure is not None and not self.backlog
+        """Whether a failure, and all that came before it, is to be told now."""
+        return self.failure is not None and not self.told and not self.backlog
 
 
 class RequestFetcher:
@@ -231,8 +232,7 @@ class RequestFetcher:
         for partition, slot in self._partitions.items():
             if slot.failure is not None and slot.failed:
                 failed[partition] = slot.failure
-                slot.failure = None
-                slot.paused = True
+                slot.told = True
         return failed
 
     def position(self, partition: int) -> int:

@@ -49,8 +49,14 @@ def probe() -> None:
     """Assert that aiokafka is still built the way this file relies on.
 
     Raises:
-        ConfigError: a name has moved; the installed aiokafka is not one we know.
+        ConfigError: a name has moved; the installed aiokafka is not one we know. Or
+            assertions are switched off.
     """
+    if not __debug__:
+        raise ConfigError(
+            "aiokafka checks its own state by assert (facts-audit 2.2, hazard 5): "
+            "run Python without -O and PYTHONOPTIMIZE"
+        )
     handler = sender.AddPartitionsToTxnHandler.handle_response.__code__
     known = (
         isinstance(getattr(sender, "BACKOFF_OVERRIDE", None), float)

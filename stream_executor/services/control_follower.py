@@ -55,6 +55,7 @@ class ControlFollower:
         self._query = query
         self._changed = changed
         self._confirmed_at: float | None = None
+        self._end_at: tuple[int, float] | None = None  # the topic's end, and when
         self._idle = 0
         self._moved = asyncio.Condition()
         self._confirming: asyncio.Task[None] | None = None
@@ -99,12 +100,21 @@ class ControlFollower:
                 raise ConfigError(message) from error
 
     async def _confirm_if_due(self) -> None:
-        """Look at the topic's end now and then: busy writers leave no idle poll."""
+        """Look at the topic's end now and then: busy writers leave no idle poll.
+
+        They may write faster than we look, so the view need not be at the end of now:
+        once it has passed an end, it was complete when that end was asked for.
+        """
         now = asyncio.get_running_loop().time()
-        if self._confirmed_at is None or now - self._confirmed_at > _LOOK_EVERY_S:
+        confirmed_at = self._confirmed_at
+        if self._end_at is None and (
+            confirmed_at is None or now - confirmed_at > _LOOK_EVERY_S
+        ):
             end = await self._query.end_offset(self._topic, _PARTITION)
-            if self.view.next_offset >= end:
-                self._confirmed_at = now
+            self._end_at = end, now
+        if self._end_at is not None and self.view.next_offset >= self._end_at[0]:
+            self._confirmed_at = max(confirmed_at or 0.0, self._end_at[1])
+            self._end_at = None
 
     async def confirm(self) -> None:
         """Return once the view has passed what is now the topic's end.

@@ -68,6 +68,7 @@ from stream_executor.services.compile_ahead import CompileAhead
 from stream_executor.services.control_follower import ControlFollower
 from stream_executor.services.fetching import FetchLoop
 from stream_executor.services.reports import WorkerState
+from stream_executor.services.watchdog import Watchdog
 from stream_executor.wire import results
 from stream_executor.wire.schemas import schema_digests
 
@@ -178,6 +179,7 @@ class WorkerRuntime:
         self._told: Counter[str] = Counter()
         self._last_commit_s = 0.0
         self._committed_at = 0.0
+        self._watchdog = Watchdog(asyncio.get_running_loop().time())
         self._note = "starting"
 
     # -- life -----------------------------------------------------------------
@@ -557,16 +559,14 @@ class WorkerRuntime:
             )
         # Whichever module it is: some may have been granted this much.
         deadline_s = self._ceilings.hard_limits.deadline_ms / 1000 + _WATCHDOG_S
-        if self.sandbox.running >= self.sandbox.capacity:
-            return  # work waits for work, of whatever lane
-        for lane in self._lanes.values():
-            if lane.stuck_for(asyncio.get_running_loop().time()) > deadline_s:
-                message = (
-                    f"lane {lane.partition}: the request at offset "
-                    f"{lane.head.next if lane.head else -1} is unfinished for more "
-                    f"than {deadline_s:.0f} s"
-                )
-                raise RuntimeError(message)
+        stuck = self._watchdog.look(
+            self._lanes.values(),
+            asyncio.get_running_loop().time(),
+            saturated=self.sandbox.running >= self.sandbox.capacity,
+            most_s=deadline_s,
+        )
+        if stuck is not None:
+            raise RuntimeError(stuck)
 
     def _spawn_quietly(self, work: Awaitable[object]) -> None:
         """Run something short whose failure does not matter."""

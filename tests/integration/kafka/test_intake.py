@@ -139,7 +139,6 @@ async def test_a_position_outside_the_log_fails_its_partition_only(
         assert failures[1].reason == "other"
         fetcher.seek(1, 0)
         await write(connection, topic, 1, 1)
-        fetcher.resume([1])
         assert offsets((await take(fetcher, {1: 1}))[1]) == [0]
 
 

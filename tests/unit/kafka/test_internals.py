@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from aiokafka import conn, errors
 from aiokafka.producer import sender
@@ -45,3 +48,14 @@ async def test_a_challenge_to_a_token_is_a_refusal() -> None:
     with pytest.raises(errors.SaslAuthenticationFailed, match="invalid_token"):
         await authenticator.step(b'{"status":"invalid_token"}')
     assert await authenticator.step(b"") is None
+
+
+def test_a_python_without_assertions_is_refused() -> None:
+    """aiokafka guards its transactions by them."""
+    program = (
+        "from stream_executor.kafka.internals import probe\n"
+        "from stream_executor.model.errors import ConfigError\n"
+        "try:\n    probe()\nexcept ConfigError:\n    raise SystemExit(4)\n"
+    )
+    done = subprocess.run([sys.executable, "-O", "-c", program], check=False)
+    assert done.returncode == 4

@@ -22,6 +22,7 @@ from stream_executor.model.audit import (
     Seal,
 )
 from stream_executor.model.control import DenySubject
+from stream_executor.model.errors import UnavailableError
 from stream_executor.model.lanes import LaneState
 from stream_executor.model.request import (
     Call,
@@ -501,3 +502,28 @@ async def test_a_denial_learnt_while_waiting_for_a_module_is_applied() -> None:
     assert world.sandbox.entered == 0
     refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
     assert [leaf.code for leaf in refused] == ["auth_revoked"]
+
+
+async def test_a_look_that_failed_replays_nobody() -> None:
+    """The token was spent in memory, before the lane began anew, but not on the log."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    async with owned(world) as lane:
+        away = [UnavailableError("the control topic does not answer")]
+
+        async def confirm() -> None:
+            if away:
+                raise away.pop()
+
+        world.confirm_view = confirm  # type: ignore[method-assign]
+        named = encode_json(
+            ExecutionRequest("r-1", ModuleName("not-yet", "1"), Call("add", b""))
+        )
+        broker.append(REQUESTS, 0, named, authorization(broker, named))
+        feed(world, lane)
+        await until(lambda: len(world.seeks) == 2)
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 1)
+
+    refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
+    assert [leaf.code for leaf in refused] == ["module_not_found"]

@@ -1,0 +1,90 @@
+"""How sure a worker is of its view of the control topic, whoever writes to it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from stream_executor.model.errors import UnavailableError
+from stream_executor.model.record import PlainRecord
+from stream_executor.services import control_follower
+from stream_executor.services.control_follower import ControlFollower
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class View:
+    """Counts what it is given."""
+
+    next_offset = 0
+
+    def apply(self, offset: int, _timestamp: int, _value: bytes | None) -> None:
+        self.next_offset = offset + 1
+
+
+class BusyTopic:
+    """A control topic whose writers are always one record ahead of every reader."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.looks = 0
+        self.stop = False
+
+    async def begin_offset(self, _topic: str, _partition: int) -> int:
+        return 0
+
+    async def end_offset(self, _topic: str, _partition: int) -> int:
+        self.looks += 1
+        return self.view.next_offset + 1
+
+    async def read(
+        self, _topic: str, _partition: int, start: int
+    ) -> AsyncIterator[list[PlainRecord]]:
+        offset = start
+        while not self.stop:
+            await asyncio.sleep(0)
+            yield [PlainRecord(offset, 1, b"record")]
+            offset += 1
+
+
+async def test_steady_writes_leave_the_view_confirmed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is never an idle poll, and the view never stands at the end of now."""
+    monkeypatch.setattr(control_follower, "_LOOK_EVERY_S", 0.0)
+    view = View()
+    topic = BusyTopic(view)
+    follower = ControlFollower(
+        cast("Any", view), "control", cast("Any", topic), cast("Any", topic),
+        lambda: None,
+    )  # fmt: skip
+    running = asyncio.create_task(follower.run())
+    first = None
+    async with asyncio.timeout(10):
+        while not follower.confirmed:  # noqa: ASYNC110 - a condition, no event
+            await asyncio.sleep(0)
+        first = follower._confirmed_at
+        while follower._confirmed_at == first:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await follower.confirm()
+    assert topic.looks > 2
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_a_topic_that_does_not_answer_confirms_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control_follower, "CONFIRM_DEADLINE_S", 0.01)
+    view = View()
+    topic = BusyTopic(view)
+    follower = ControlFollower(
+        cast("Any", view), "control", cast("Any", topic), cast("Any", topic),
+        lambda: None,
+    )  # fmt: skip
+    with pytest.raises(UnavailableError):
+        await follower.confirm()
+    assert not follower.confirmed

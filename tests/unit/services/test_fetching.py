@@ -1,0 +1,45 @@
+"""Who is fetched, from where, and that no trouble of an earlier life sticks."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from stream_executor.kafka.connection import KafkaConnection
+from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.model.errors import UnavailableError
+from stream_executor.services.fetching import FetchLoop
+
+
+async def test_a_partition_that_failed_or_was_congested_is_fetched_again() -> None:
+    """Neither a failure nor a pause stays on a partition whose lane began anew."""
+    fetcher = RequestFetcher(KafkaConnection(bootstrap_servers="nowhere:1"), "requests")
+    lane = SimpleNamespace(running=True, congested=True, fetch_position=7)
+    loop = FetchLoop(fetcher, cast("Any", {0: lane, 1: lane}), lambda: True)
+    loop.seek(0, 5)
+    assert loop._place_positions() == {0, 1}
+    loop._pause_congested({0, 1})
+    slots = fetcher._partitions
+    assert all(slot.paused for slot in slots.values())
+    slots[1].failure = UnavailableError("away")
+    assert list(fetcher.take_failures()) == [1]
+    assert fetcher.take_failures() == {}
+
+    lane.congested = False
+    loop.seek(1, 6)  # the lane was acquired anew
+    assert loop._place_positions() == {0, 1}
+    loop._pause_congested({0, 1})
+    slots = fetcher._partitions
+    assert {p: slot.fetch_from for p, slot in slots.items()} == {0: 7, 1: 6}
+    assert not any(slot.paused or slot.failure for slot in slots.values())
+
+
+async def test_a_failure_alone_pauses_nothing() -> None:
+    """`seek` is all that it takes to try again."""
+    fetcher = RequestFetcher(KafkaConnection(bootstrap_servers="nowhere:1"), "requests")
+    fetcher.assign({0: 0})
+    fetcher._partitions[0].failure = UnavailableError("away")
+    assert list(fetcher.take_failures()) == [0]
+    fetcher.seek(0, 3)
+    slot = fetcher._partitions[0]
+    assert (slot.fetch_from, slot.paused, slot.failure) == (3, False, None)
