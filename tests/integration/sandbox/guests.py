@@ -216,7 +216,8 @@ def command(
     return Job(s256, kind, "", stdin, limits, output_bytes, NOW_MS, SEED, given)
 
 
-def _leb(value: int) -> bytes:
+def leb(value: int) -> bytes:
+    """Encode an unsigned LEB128."""
     out = bytearray()
     while True:
         byte, value = value & 0x7F, value >> 7
@@ -225,25 +226,26 @@ def _leb(value: int) -> bytes:
             return bytes(out)
 
 
-def _section(number: int, content: bytes) -> bytes:
-    return bytes([number]) + _leb(len(content)) + content
+def section(number: int, content: bytes) -> bytes:
+    """Give a section of a module."""
+    return bytes([number]) + leb(len(content)) + content
 
 
 def compile_bomb(size: int) -> bytes:
     """Give nested loops times locals: 16 KB ask the compiler for 16 s and 2 GB."""
-    body = _leb(1) + _leb(size) + b"\x7e"  # one group of i64 locals
+    body = leb(1) + leb(size) + b"\x7e"  # one group of i64 locals
     body += b"\x03\x40" * size
     for index in range(size):
-        body += b"\x20" + _leb(index) + b"\x42\x01\x7c\x21" + _leb(index)
+        body += b"\x20" + leb(index) + b"\x42\x01\x7c\x21" + leb(index)
     for depth in range(size):
-        body += b"\x41\x01\x0d" + _leb(min(depth, 1)) + b"\x0b"
+        body += b"\x41\x01\x0d" + leb(min(depth, 1)) + b"\x0b"
     body += b"\x0b"
     return (
         b"\0asm\1\0\0\0"
-        + _section(1, b"\x01\x60\0\0")
-        + _section(3, b"\x01\0")
-        + _section(7, b"\x01\x01f\0\0")
-        + _section(10, b"\x01" + _leb(len(body)) + body)
+        + section(1, b"\x01\x60\0\0")
+        + section(3, b"\x01\0")
+        + section(7, b"\x01\x01f\0\0")
+        + section(10, b"\x01" + leb(len(body)) + body)
     )
 
 
@@ -252,8 +254,8 @@ def many_exports(count: int) -> bytes:
     names = b"".join(b"\x06" + b"%06d" % n + b"\0\0" for n in range(count))
     return (
         b"\0asm\1\0\0\0"
-        + _section(1, b"\x01\x60\0\0")
-        + _section(3, b"\x01\0")
-        + _section(7, _leb(count) + names)
-        + _section(10, b"\x01\x02\0\x0b")
+        + section(1, b"\x01\x60\0\0")
+        + section(3, b"\x01\0")
+        + section(7, leb(count) + names)
+        + section(10, b"\x01\x02\0\x0b")
     )
