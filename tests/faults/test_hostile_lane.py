@@ -17,6 +17,7 @@ import pytest
 from stream_executor.kafka.client import BrokerClient
 from tests.deployment import ADD, deployment
 from tests.faults.load import load
+from tests.history import read_history
 from tests.hostile import ACCEPTED, MIB, ZSTD, batch, header_block, record
 from tests.integration.kafka.test_hostile_batches import produce
 from tests.integration.test_exactly_once import all_answered, request, verifies
@@ -94,5 +95,21 @@ async def test_each_hostile_batch_gets_its_answers_and_good_records_run(
         assert {status[offset] for offset in bad} == {"invalid_request", "auth_missing"}
         assert {r.code for (p, _), r in history.results.items() if p == 1} == {None}
         assert peak_mb(executor) < WORKER_MB
+        await producers_time_halts_the_lane(made, executor, client, signed)
         assert await executor.stop() == 0
         await verifies(made, history.requests)
+
+
+async def producers_time_halts_the_lane(
+    made: TestDeployment, executor: Executor, client: BrokerClient, signed: Signed
+) -> None:
+    """Somebody changes the topic: no request is refused for it, none is answered."""
+    topic = made.topics.requests
+    await made.configure(topic, "message.timestamp.type", "CreateTime")
+    offset = await produce(client, topic, batch([signed(0)]))
+    async with asyncio.timeout(30):
+        said = ""
+        while "LogAppendTime" not in said:
+            await asyncio.sleep(0.1)
+            _, said = await asyncio.to_thread(executor.http, "/status")
+    assert (0, offset) not in (await read_history(made)).results
