@@ -53,6 +53,8 @@ INITIALIZE = "_initialize"
 _SPARE_VALUES = 8
 
 Run = Callable[[Job], Report]
+Stillborn = Callable[[int, Job, int, int | None], Report]
+"""``(context, job, started_ns, error) -> report``; a trap is in the cell."""
 
 
 class Guest:
@@ -140,11 +142,22 @@ class Guest:
             return refusal(Code.MEMORY_LIMIT, "the module's tables are too large")
         return None
 
-    def session(self, invoke: Invoke, offered: Collection[str] = ()) -> Run:
+    def session(
+        self,
+        invoke: Invoke,
+        offered: Collection[str] = (),
+        stillborn: Stillborn | None = None,
+    ) -> Run:
         """Give ``run(job)``: store, limits, instance, ``invoke``, and their end.
 
-        Fuel and deadline are set before instantiation, where start functions run.
-        Whatever ``invoke`` does, the store is deleted.
+        Fuel and deadline are set before instantiation, where start functions run and
+        segments are copied. Whatever ``invoke`` does, the store is deleted.
+
+        Args:
+            invoke: what to do with the instance.
+            offered: names of the WASI functions that this kind of invocation has.
+            stillborn: reports what ended before there was an instance, and consumes
+                it; by trap and error alone if None.
         """
         refused = self.refused(offered)
         if refused is not None:
@@ -160,7 +173,7 @@ class Guest:
         engine, pre = self.engine.address, self._pre
         instance, trap_at, trap = cell.instance, cell.trap_at, cell.trap
         minimum = self.shape.memory_pages * WASM_PAGE_BYTES
-        failed, clock = self.failed, time.perf_counter_ns
+        ended, clock = stillborn or self._stillborn, time.perf_counter_ns
 
         def run(job: Job) -> Report:
             started = clock()
@@ -177,9 +190,7 @@ class Guest:
                 error = instantiate(pre, context, instance, trap_at)
                 if error is None and not trap.value:
                     return invoke(context, job, started)
-                if error is not None:
-                    return failed(context, job, started, error, NOT_INSTANTIATED)
-                return failed(context, job, started, None)
+                return ended(context, job, started, error)
             finally:
                 store_delete(store)
 
@@ -249,21 +260,12 @@ class Guest:
         self.native.quick.context_get_fuel(context, self.cell.fuel_at)
         return self.cell.fuel.value
 
-    def failed(
-        self,
-        context: int,
-        job: Job,
-        started: int,
-        error: int | None,
-        ending: Ending | None = None,
-    ) -> Report:
-        """Consume an error or trap and give its report.
+    def failed(self, context: int, job: Job, started: int, error: int | None) -> Report:
+        """Consume the error or trap of a call and give its report.
 
         ``error`` is a ``wasmtime_error_t`` or None; the trap is taken from the cell.
-        What is reported is ``ending``, or what the trap's code says.
         """
-        found = self.take_ending(context, error)
-        return self.report(context, job, started, ending or found)
+        return self.report(context, job, started, self.take_ending(context, error))
 
     def take_ending(self, context: int, error: int | None) -> Ending:
         """Consume the error and trap that a call left; give what they mean."""
@@ -284,8 +286,28 @@ class Guest:
             cell.trap.value = 0
         return ending
 
-    def report(self, context: int, job: Job, started: int, ending: Ending) -> Report:
-        """Give the report of a guest that did not end well."""
+    def _stillborn(
+        self, context: int, job: Job, started: int, error: int | None
+    ) -> Report:
+        ending = self.take_ending(context, error)
+        if error is not None:
+            ending = NOT_INSTANTIATED
+        return self.report(context, job, started, ending, instance=False)
+
+    def report(
+        self,
+        context: int,
+        job: Job,
+        started: int,
+        ending: Ending,
+        *,
+        instance: bool = True,
+    ) -> Report:
+        """Give the report of a guest that did not end well.
+
+        Without ``instance`` there is none yet: the cell still holds an earlier store's,
+        and asking that for its memory ends the process.
+        """
         limit = job.limits.fuel_units
         used = limit - self.fuel_left(context)
         return Report(
@@ -295,7 +317,7 @@ class Guest:
             fuel_consumed=min(max(used, 0), limit),
             fuel_exact=ending.exact,
             memory_bytes=min(self.memory_bytes(context), job.limits.memory_bytes)
-            if ending is not NOT_INSTANTIATED
+            if instance
             else 0,
             duration_us=elapsed_us(started),
         )

@@ -6,8 +6,9 @@ whole duration of a sleep, which is instant. Randomness is a stream derived from
 job's seed. Whatever would touch the outside gives an error number. So the same job
 gives the same bytes and the same fuel on every machine.
 
-Every call costs fuel: a fixed amount, one a byte moved, one a vector or
-subscription. Counts and bytes of one call are capped before memory is touched. Pure:
+Every call costs fuel: a fixed amount, one a byte moved, one a vector, subscription
+or entry of a listed directory. Counts and bytes of one call are capped before memory
+is touched. Pure:
 memory and fuel are handed in (``GuestMemory``), which is also how it is tested.
 
 Not here: the native glue (``wasi_host``).
@@ -462,6 +463,7 @@ class WasiProcess:
         length = min(length, MAX_TRANSFER_BYTES)
         packed = bytearray()
         entries = self._tree.entries(descriptor.path)
+        self._memory.charge(len(entries))
         for index in range(cookie, len(entries)):
             if len(packed) >= length:
                 break

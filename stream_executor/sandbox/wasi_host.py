@@ -30,6 +30,7 @@ from stream_executor.sandbox.native import (
 )
 from stream_executor.sandbox.outcome import (
     HOST_FAILED,
+    NOT_INSTANTIATED,
     OUT_OF_FUEL,
     Ending,
     refusal,
@@ -161,7 +162,17 @@ class WasiHost:
             error, well = guest.invoke(context, START, (), 0)
             return self._report(guest, context, job, started, error, well=well)
 
-        session = guest.session(invoke, CALLS)
+        def stillborn(
+            context: int, job: Job, started: int, error: int | None
+        ) -> Report:
+            # What stops a start function here reaches us as an error, not as a trap.
+            if error is not None and not (self._exited or self._stopped):
+                self._stopped = NOT_INSTANTIATED
+            return self._report(
+                guest, context, job, started, error, well=False, instance=False
+            )
+
+        session = guest.session(invoke, CALLS, stillborn)
 
         def run(job: Job) -> Report:
             try:
@@ -186,6 +197,7 @@ class WasiHost:
         error: int | None,
         *,
         well: bool,
+        instance: bool = True,
     ) -> Report:
         process = self._process
         if process is None:
@@ -193,14 +205,15 @@ class WasiHost:
         ending = None if well else guest.take_ending(context, error)
         exit_code = process.exit_code if self._exited else 0
         if ending is not None and not self._exited:
-            base = guest.report(context, job, started, self._stopped or ending)
+            found = self._stopped or ending
+            base = guest.report(context, job, started, found, instance=instance)
             exit_code = None
         else:
             base = Report(
                 code=Code.GUEST_EXIT if exit_code else None,
                 message=f"the guest exited with {exit_code}" if exit_code else "",
                 fuel_consumed=job.limits.fuel_units - guest.fuel_left(context),
-                memory_bytes=guest.memory_bytes(context),
+                memory_bytes=guest.memory_bytes(context) if instance else 0,
                 duration_us=elapsed_us(started),
             )
         return Report(

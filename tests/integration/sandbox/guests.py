@@ -54,6 +54,18 @@ SIGNATURE = """(module
 EXCEPTION = '(module (tag $t) (func (export "throw") (throw $t)))'
 START_SPINS = '(module (func $s (loop (br 0))) (start $s) (func (export "f")))'
 START_TRAPS = '(module (func $s unreachable) (start $s) (func (export "f")))'
+# The same with a memory that reports ask for, and two more ways to trap at birth.
+START_TRAPS_WITH_MEMORY = """(module (memory (export "memory") 1)
+  (func $s unreachable) (start $s) (func (export "f")) (func (export "_start")))"""
+SEGMENT_OUTSIDE = """(module (memory (export "memory") 1)
+  (data (i32.const 65535) "ab") (func (export "f")) (func (export "_start")))"""
+LARGE_SEGMENT = f"""(module (memory (export "memory") 2)
+  (data (i32.const 0) "{"a" * 100_000}")
+  (func (export "f")) (func (export "_start")))"""
+START_EXITS = """(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func $x (param i32)))
+  (memory (export "memory") 1)
+  (func $s (call $x (i32.const 3))) (start $s) (func (export "_start")))"""
 LARGE_MEMORY = '(module (memory (export "memory") 2000) (func (export "f")))'
 LARGE_TABLE = '(module (table 100001 funcref) (func (export "f")))'
 HIDDEN_MEMORY = '(module (memory 3) (func (export "f")))'

@@ -315,3 +315,34 @@ async def test_a_wasi_function_of_another_type_is_unknown(
 
 async def test_a_module_that_is_no_command_is_told_so(run: Run) -> None:
     assert (await run(command(guests.ADD))).code == Code.FUNCTION_NOT_FOUND
+
+
+@pytest.mark.parametrize("kind", ["call", "command"])
+@pytest.mark.parametrize(
+    ("module", "fuel", "code"),
+    [
+        (guests.START_TRAPS_WITH_MEMORY, 1000, Code.TRAP),
+        (guests.SEGMENT_OUTSIDE, 1000, Code.TRAP),
+        (guests.LARGE_SEGMENT, 1000, Code.FUEL_EXHAUSTED),
+        (guests.LARGE_SEGMENT, 1_000_000, None),
+    ],
+)
+async def test_a_trap_before_there_is_an_instance_is_a_report(
+    run: Run, module: str, fuel: int, code: Code | None, kind: str
+) -> None:
+    """The engine ends a process that asks an earlier guest's instance anything."""
+    few = limits(fuel=fuel)
+    job = (
+        command(module, limits=few)
+        if kind == "command"
+        else call(module, "f", limits=few)
+    )
+    await run(command(guests.CAT, b"x"))  # leaves an instance behind
+    report = await run(job)
+    assert report.code == code
+    assert (report.memory_bytes == 0) == (code is not None)
+
+
+async def test_a_start_function_may_end_a_command(run: Run) -> None:
+    report = await run(command(guests.START_EXITS))
+    assert (report.code, report.exit_code) == (Code.GUEST_EXIT, 3)
