@@ -62,7 +62,7 @@ from stream_executor.model.request import ModuleDigest
 from stream_executor.modules.store import ModuleStore
 from stream_executor.modules.view import ControlView
 from stream_executor.sandbox.artefact_cache import FOLDER, ArtefactCache, key_of
-from stream_executor.sandbox.config import SandboxConfig
+from stream_executor.sandbox.config import MIB, SandboxConfig
 from stream_executor.sandbox.pool import SandboxPool
 from stream_executor.services.compile_ahead import CompileAhead
 from stream_executor.services.control_follower import ControlFollower
@@ -648,6 +648,8 @@ def _sandbox_config(orders: WorkerOrders) -> SandboxConfig:
         children=settings.children,
         max_stack_bytes=ceilings.stack_bytes,
         max_module_bytes=ceilings.hard_module_bytes,
+        # The largest granted guest, beside interpreter and compiled modules.
+        child_data_bytes=ceilings.hard_memory_bytes + 1536 * MIB,
         compile_wall_s=ceilings.compile_deadline_ms / 1000,
         compile_data_bytes=ceilings.compile_memory_bytes,
         require_hardening=settings.require_hardening,
