@@ -7,6 +7,9 @@ EPERM, clone3 ENOSYS so that the C library falls back to clone, foreign calling
 conventions kill). Threads made later inherit all of it; there must be none before,
 because Landlock and seccomp bind the calling thread only.
 
+One call passes by every filter on kernels from 6.18 on: uprobe(), which outside of a
+trampoline that the kernel made for a debugger answers ENXIO and does nothing.
+
 Nothing here raises for a kernel that lacks a mechanism: the result says what was
 applied, and ``require_hardening`` turns a gap into a refusal to start.
 
