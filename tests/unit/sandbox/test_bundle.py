@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from stream_executor.model.errors import MalformedError
@@ -37,6 +39,10 @@ def test_files_come_back_and_nothing_else_changes() -> None:
 def test_the_bytes_are_those_of_the_decision() -> None:
     """ADR 0020: name, path with its length, content to the end of the section."""
     assert bundle(ADD, {"/a": b"hi"}) == ADD + FIRST
+    text = (Path(__file__).parents[3] / "docs" / "wire-format.md").read_text()
+    shown = "0018 127761736d2d6578656375746f722e66696c65 022f61 6869"
+    assert shown in text
+    assert bytes.fromhex(shown) == FIRST
 
 
 def test_files_may_be_added_in_two_steps() -> None:
