@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import os
 import platform
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,6 +48,7 @@ FOLDER = "compile-cache"
 _LOCK = "ahead.lock"
 _LOOK_AGAIN_S = 0.2
 T = TypeVar("T")
+_LIST_EVERY_S = 600.0
 _THREADS = 2  # a look-up need not wait for a write's fsync
 
 
@@ -74,6 +76,7 @@ class ArtefactCache:
         self._writing: set[asyncio.Task[None]] = set()
         self._remembered: set[bytes] = set()  # refusals known to be on disk
         self._stamp = 0
+        self._listed_at = time.monotonic()
         self._failed = False
         self.outcomes: Counter[CacheOutcome] = Counter()
         self.size_bytes = 0
@@ -146,14 +149,17 @@ class ArtefactCache:
     def forgotten(self) -> frozenset[bytes]:
         """Give the modules that are remembered as refused no more.
 
-        Somebody told the folder so, or they became too many. Costs one look at the
-        folder's time as long as nothing changes.
+        Somebody told the folder so, they are a day old, or became too many. Costs one
+        look at the folder's time as long as nothing changes, a listing now and then.
         """
         folder = self._folder
         gone: frozenset[bytes] = frozenset()
         if folder is not None and not self._writing:
             with self._tolerated("list"):
-                if folder.refusals_stamp() != self._stamp:
+                now = time.monotonic()
+                due = now - self._listed_at > _LIST_EVERY_S
+                if due or folder.refusals_stamp() != self._stamp:
+                    self._listed_at = now
                     self._stamp, there = folder.refusals()
                     gone = frozenset(self._remembered - there)
                     self._remembered &= there

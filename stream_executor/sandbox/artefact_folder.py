@@ -170,7 +170,14 @@ class ArtefactFolder:
             return found
 
     def refusals(self) -> tuple[int, frozenset[bytes]]:
-        """Give the remembered modules' digests, and a stamp that changes with them."""
+        """Give the remembered modules' digests, and a stamp that changes with them.
+
+        Those that are a day old are forgotten here.
+        """
+        oldest = time.time() - REFUSAL_LIFE_S
+        for name, facts in _files(self._refused):
+            if facts.st_mtime <= oldest:
+                _unlink(name, self._refused)
         stamp = self.refusals_stamp()
         names = (name.partition(".")[0] for name, _ in _files(self._refused))
         return stamp, frozenset(bytes.fromhex(n) for n in names if _is_digest(n))

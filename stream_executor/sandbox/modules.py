@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import os
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -101,8 +102,13 @@ class ModuleStore:
         module = self._modules[s256] = Module(s256)
         task = asyncio.get_running_loop().create_task(self._settle(module, issuer))
         self._tasks[s256] = task
-        task.add_done_callback(lambda _: self._tasks.pop(s256, None))
+        task.add_done_callback(partial(self._done, s256))
         return module
+
+    def _done(self, s256: bytes, task: asyncio.Task[None]) -> None:
+        # A refused module may have been asked for anew before this one's end.
+        if self._tasks.get(s256) is task:
+            del self._tasks[s256]
 
     async def prepare(self, s256: bytes, issuer: str) -> None:
         """Have a module ready or refused before a job needs it; never raises."""

@@ -304,7 +304,8 @@ def test_a_bomb_is_remembered_until_told_otherwise_or_a_day_later(
     folder.write_refusal(B, TOO_MUCH)
     stamp, known = folder.refusals()
     assert known == {B}
-    file_of(path, B).unlink()
+    os.utime(file_of(path, B), (then - 120, then - 120))
+    assert folder.refusals()[1] == frozenset()
     assert folder.refusals_stamp() != stamp
     assert folder.read_refusal(B) is None
 
