@@ -144,6 +144,22 @@ RUNNING: dict[str, Attack] = {
     "endless_start_function_with_fuel_without_end": call(
         f'(func $s {_for_ever("")}) (start $s) (func (export "f"))', Code.TIMEOUT, CLOCK
     ),
+    # With an exported memory: its size is asked for where there is no instance yet.
+    "endless_start_function_with_an_exported_memory": call(
+        f'(memory (export "memory") 1) (func $s {_for_ever("")}) (start $s)'
+        ' (func (export "f"))',
+        Code.FUEL_EXHAUSTED,
+    ),
+    "recursion_in_the_start_function": call(
+        '(memory (export "memory") 1) (func $s (call $s)) (start $s)'
+        ' (func (export "f"))',
+        Code.STACK_OVERFLOW,
+    ),
+    "data_larger_than_an_exported_memory": call(
+        '(memory (export "memory") 1) (data (i32.const 65535) "ab")'
+        ' (func (export "f"))',
+        Code.TRAP,
+    ),
     "endless_tail_calls": call(
         '(func $t (export "f") (return_call $t))', Code.FUEL_EXHAUSTED
     ),
