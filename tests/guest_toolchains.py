@@ -65,10 +65,15 @@ def wheel_file(name: str) -> Path:
 def build(language: str) -> Path:
     """Build one language's guests with the Makefile that users have; give the folder.
 
-    What is built is kept too; ``make`` decides what is older than its source.
+    What is built is kept too, beside what other sources gave.
     """
     folder = _folder()
-    variables = {"OUT": str(folder / "built"), "RUSTC": RUSTC}
+    files = sorted(file for file in SOURCES.glob("*/*") if file.is_file())
+    sources = hashlib.sha256((SOURCES / "Makefile").read_bytes())
+    for file in files:
+        sources.update(file.name.encode() + b"\0" + file.read_bytes())
+    built = folder / f"built-{sources.hexdigest()[:16]}"
+    variables = {"OUT": str(built), "RUSTC": RUSTC}
     if language in ("c", "lua"):
         variables["ZIG"] = str(wheel_file("ziglang/zig"))
     if language == "lua":
@@ -87,7 +92,7 @@ def build(language: str) -> Path:
             *(f"{name}={value}" for name, value in variables.items()),
             env=environment,
         )  # fmt: skip
-    return folder / "built" / language
+    return built / language
 
 
 def _folder() -> Path:
