@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from stream_executor.kafka.batches import parse_batches
 from stream_executor.kafka.client import READ_COMMITTED, BrokerClient
-from stream_executor.kafka.records import open_batches
+from stream_executor.kafka.records import MAX_UNPACKED_BYTES, open_batches
 from stream_executor.model.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 FETCH_BYTES: Final = 1 << 20
 FOLLOW_WAIT_MS: Final = 500
 _BOUNDED_WAIT_MS: Final = 100
+# A module is one record, and brokers may be set to pack it (`topics`: 64 MiB, and room
+# for what is around it).
+_LARGEST_RECORD_BYTES: Final = (64 << 20) + (1 << 20)
 
 
 class PartitionReader:
@@ -106,7 +109,13 @@ class PartitionReader:
         return await self._client.partition_count(topic)
 
     async def read(
-        self, topic: str, partition: int, start: int, end: int | None = None
+        self,
+        topic: str,
+        partition: int,
+        start: int,
+        end: int | None = None,
+        *,
+        unpacked_bytes: int = MAX_UNPACKED_BYTES,
     ) -> AsyncIterator[list[Record]]:
         """Yield the committed records from ``start`` on, in lists, in order.
 
@@ -120,6 +129,7 @@ class PartitionReader:
             partition: its partition.
             start: first offset wanted.
             end: first offset not wanted, usually ``end_offset``; None to follow.
+            unpacked_bytes: what a batch may unpack to; ``MAX_UNPACKED_BYTES`` or more.
 
         Raises:
             UnavailableError: no answer in time, or a bounded read stood still for
@@ -143,7 +153,9 @@ class PartitionReader:
             before, idle = position, True
             # Piece by piece and tolerantly: requesters' bytes are read here too, and
             # one batch that unpacks to much must not hide or outweigh the others.
-            for piece in open_batches(fetched.data, headers, fetched.aborted, position):
+            for piece in open_batches(
+                fetched.data, headers, fetched.aborted, position, unpacked_bytes
+            ):
                 wanted = piece
                 if end is not None and piece[-1].offset >= end:
                     wanted = [record for record in piece if record.offset < end]
@@ -172,6 +184,8 @@ class PartitionReader:
         Raises:
             UnavailableError, BrokerRefusedError, MalformedError: as ``read``.
         """
-        async for records in self.read(topic, partition, offset, offset + 1):
+        async for records in self.read(
+            topic, partition, offset, offset + 1, unpacked_bytes=_LARGEST_RECORD_BYTES
+        ):
             return records[0]
         return None

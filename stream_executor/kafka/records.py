@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
     from stream_executor.model.record import Headers, Record
 
-# Sixteen times what a broker takes as one batch by default (message.max.bytes).
+# Sixteen times what a broker takes as one batch by default (message.max.bytes). Who
+# reads requests again (recovery, verify) must find what the lane found, so this is part
+# of what a request is and no setting.
 MAX_UNPACKED_BYTES: Final = 16 << 20
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 16 << 10
@@ -82,6 +84,7 @@ def open_batches(
     headers: Iterable[BatchHeader],
     aborted: Iterable[tuple[int, int]],
     position: int,
+    limit: int = MAX_UNPACKED_BYTES,
 ) -> Iterator[list[Record]]:
     """Yield one record for every committed offset from ``position`` on, in order.
 
@@ -93,6 +96,7 @@ def open_batches(
         headers: as ``parse_batches`` gave them.
         aborted: as the same fetch response lists them.
         position: offsets below it are left out.
+        limit: how many bytes a batch may unpack to, ``MAX_UNPACKED_BYTES`` or more.
 
     Yields:
         Proper records, or ``DamagedRecord`` where there is none, never an empty list;
@@ -101,7 +105,7 @@ def open_batches(
     for header, holds_records in committed(headers, aborted):
         if not holds_records or header.last_offset < position:
             continue
-        opened = open_batch(data, header, position)
+        opened = open_batch(data, header, position, limit)
         if opened is not None:
             yield from opened[1]
 
@@ -387,7 +391,7 @@ def _gunzip(packed: bytes, limit: int) -> bytes:
         members.append(opener.decompress(packed, max(limit, 1)))
         limit -= len(members[-1])
         if not opener.eof or limit < 0:
-            raise MalformedError(f"codec {_GZIP}: cut off, or too large by some bytes")
+            raise MalformedError(f"codec {_GZIP}: cut off, or more than allowed")
         packed = opener.unused_data
     return b"".join(members)
 
