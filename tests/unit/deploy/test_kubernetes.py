@@ -1,0 +1,85 @@
+"""The manifests fit to one another and to the service's own settings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stream_executor.http.metrics import BY_NAME
+from stream_executor.settings import load
+
+FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
+OBJECTS: dict[str, Any] = {
+    file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))
+    for file in sorted(FOLDER.glob("*.yaml"))
+}
+POD = OBJECTS["statefulset"]["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+
+
+def test_the_list_names_every_manifest() -> None:
+    listed = {Path(name).stem for name in OBJECTS["kustomization"]["resources"]}
+
+    assert listed == set(OBJECTS) - {"kustomization"}
+
+
+def test_the_settings_are_ones_that_the_service_takes(tmp_path: Path) -> None:
+    secrets = {
+        "jwt-secret": "m3Vw/8Qk+2nXz5TqL0rPcYd7JhG4sBfA1uE6iOoKx9I=",
+        "fleet.pem": "07" * 32,
+        "deployment-secret": "2a" * 32,
+        "kafka-password": "a-password",
+    }
+    environment = dict(OBJECTS["configuration"]["data"])
+    for name, value in environment.items():
+        if value.startswith("/run/keys/"):
+            file = tmp_path / Path(value).name
+            file.write_text(secrets[file.name])
+            environment[name] = str(file)
+    environment["WASM_EXECUTOR_OPERATOR_PUBLIC_KEY"] = "d7" * 32
+    settings = load(environment=environment)
+
+    assert settings.missing_to_run() == []
+    assert settings.require_hardening
+    assert POD["terminationGracePeriodSeconds"] >= settings.drain_seconds + 10
+    ports = [port["containerPort"] for port in CONTAINER["ports"]]
+    assert ports == [settings.metrics_port]
+    mounts = {mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
+    assert str(settings.state_dir) in mounts
+
+
+def test_pods_run_without_privileges_and_service_links() -> None:
+    assert POD["enableServiceLinks"] is False
+    assert POD["automountServiceAccountToken"] is False
+    assert POD["securityContext"]["runAsNonRoot"] is True
+    assert CONTAINER["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_a_halted_lane_restarts_nobody() -> None:
+    assert CONTAINER["livenessProbe"]["httpGet"]["path"] == "/live"
+    assert CONTAINER["readinessProbe"]["httpGet"]["path"] == "/ready"
+
+
+def test_scaling_looks_at_the_lag_that_instances_would_help_with() -> None:
+    (trigger,) = OBJECTS["scaling"]["spec"]["triggers"]
+    (series,) = re.findall(r"wasm_\w+", trigger["metadata"]["query"])
+
+    assert series == "wasm_executor_processable_lag_offsets"
+    assert series in BY_NAME
+    assert OBJECTS["scaling"]["spec"]["scaleTargetRef"]["name"] == "wasm-executor"
+
+
+def test_every_selector_selects_the_pods() -> None:
+    labels = OBJECTS["statefulset"]["spec"]["template"]["metadata"]["labels"]
+
+    assert OBJECTS["statefulset"]["spec"]["selector"]["matchLabels"] == labels
+    assert OBJECTS["services"]["spec"]["selector"] == labels
+    assert OBJECTS["disruption"]["spec"]["selector"]["matchLabels"] == labels
+    assert OBJECTS["network"]["spec"]["podSelector"]["matchLabels"] == labels
