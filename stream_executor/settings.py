@@ -116,6 +116,11 @@ class Settings(SettingsFields):
         )  # fmt: skip
 
     @property
+    def deployment_secret_bytes(self) -> bytes:
+        """The deployment secret; empty where this host has none."""
+        return read_bytes(reveal(self.deployment_secret))
+
+    @property
     def children_per_worker(self) -> int:
         """CHILDREN, or this host's CPUs divided among the workers."""
         return self.children or max(1, cpus() // self.workers)
@@ -222,7 +227,7 @@ class Settings(SettingsFields):
             secrets=Secrets(
                 jwt_secret=_bytes(self.jwt_secret),
                 jwt_secret_previous=_bytes(self.jwt_secret_previous),
-                deployment_secret=read_bytes(reveal(self.deployment_secret)),
+                deployment_secret=self.deployment_secret_bytes,
                 kafka_properties=secret,
             ),
             result_encoding=self.result_encoding,

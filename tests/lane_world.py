@@ -95,7 +95,9 @@ class FakeSandbox:
 
 
 class MemoryWorld:
-    """One worker incarnation on a shared broker."""
+    """One worker on a shared broker; all are one process unless a test says more."""
+
+    incarnation = bytes(16)
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.broker = broker
@@ -126,7 +128,8 @@ class MemoryWorld:
         """What the log must be."""
         return Expected(
             REQUESTS, RESULTS, AUDIT, partition, "c1", public_bytes(OPERATOR),
-            self.believe, DEPLOYMENT, LEAST_HORIZON_MS,
+            self.believe, DEPLOYMENT, LEAST_HORIZON_MS, self.view.resumes,
+            self.incarnation,
         )  # fmt: skip
 
     def believe(self, seal: Seal) -> None:
@@ -150,7 +153,7 @@ class MemoryWorld:
         return LaneAcquired(
             0, ZERO32, term, head.lane_time, head.next, 1000,
             certificate.process_key, certificate.fleet_key, certificate.certified_ms,
-            certificate.certificate, bytes(16), "host-0", "group", "0", "engine",
+            certificate.certificate, self.incarnation, "host-0", "group", "0", "engine",
             ZERO32, LIMITS, [], [], digests.control_offset, digests.control_head,
             digests.policy_s256, digests.keys_s256,
         )  # fmt: skip

@@ -33,6 +33,7 @@ MOST_AHEAD = 10_000
 
 class _Result(msgspec.Struct, frozen=True, gc=False):
     offset: int
+    request: int
     s256: bytes
     salt: bytes | None
 
@@ -71,9 +72,13 @@ class ResultsCheck:
         if self._floor is None:
             self._floor = result.seq
         if result.seq <= self._passed:
-            self._unexpected(offset, result.seq, "one more result for it")
+            self._unexpected(
+                offset, result.seq, "one more result for it", result.offset
+            )
             return
-        held = _Result(offset, sha256(value or b"").digest(), result.salt)
+        held = _Result(
+            offset, result.offset, sha256(value or b"").digest(), result.salt
+        )
         self._waiting.setdefault(result.seq, []).append(held)
         self._ahead += 1
 
@@ -100,7 +105,9 @@ class ResultsCheck:
         for seq in [seq for seq in self._waiting if seq <= self._passed]:
             for result in self._pop(seq):
                 if transaction.whole:
-                    self._unexpected(result.offset, seq, "a result without an event")
+                    self._unexpected(
+                        result.offset, seq, "a result without an event", result.request
+                    )
         return salts
 
     def _match(self, event: Event) -> bytes | None:
@@ -118,7 +125,9 @@ class ResultsCheck:
         chosen = next((r for r in results if r.s256 == wanted), results[0])
         for other in results:
             if other is not chosen:
-                self._unexpected(other.offset, seq, "one more result for it")
+                self._unexpected(
+                    other.offset, seq, "one more result for it", other.request
+                )
         if chosen.s256 == wanted:
             return chosen.salt
         self._add(
@@ -137,14 +146,20 @@ class ResultsCheck:
         for seq, results in self._waiting.items():
             for result in results:
                 if seq < self._report.size:
-                    self._unexpected(result.offset, seq, "a result without an event")
+                    self._unexpected(
+                        result.offset, seq, "a result without an event", result.request
+                    )
 
     def _add(self, event: Event, code: FindingCode, expected: str, found: str) -> None:
         self._report.add(
             Problem(code, event.audit_offset, event.event.seq, expected, found)
         )
 
-    def _unexpected(self, offset: int, seq: int | None, found: str) -> None:
+    def _unexpected(
+        self, offset: int, seq: int | None, found: str, request: int = -1
+    ) -> None:
+        if any(one.start <= request < one.end for one in self._report.lost):
+            return  # its event was lost, which is on record
         self._report.add(
             Problem(
                 FindingCode.RESULT_UNEXPECTED, self._where, seq,

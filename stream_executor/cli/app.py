@@ -20,6 +20,7 @@ from stream_executor.cli import (
     key_history,
     keys,
     modules,
+    recovery,
     request,
     running,
     service,
@@ -50,6 +51,7 @@ app.command(rich_help_panel=_START)(service.init)
 app.command(rich_help_panel=_SERVICE)(service.run)
 app.command(rich_help_panel=_SERVICE)(doctor.doctor)
 app.command(rich_help_panel=_SERVICE)(status.status)
+status.lane.command()(recovery.resume)
 app.add_typer(status.lane, name="lane", rich_help_panel=_SERVICE)
 app.add_typer(topics.topics, name="topics", rich_help_panel=_SERVICE)
 app.add_typer(cache.cache, name="cache", rich_help_panel=_SERVICE)
@@ -62,6 +64,7 @@ app.command(rich_help_panel=_USE)(running.invoke)
 app.add_typer(request.results, name="results", rich_help_panel=_USE)
 app.add_typer(tokens.token, name="token", rich_help_panel=_USE)
 app.add_typer(request.request, name="request", rich_help_panel=_PROOF)
+audit.audit.command()(recovery.doctor)
 app.add_typer(audit.audit, name="audit", rich_help_panel=_PROOF)
 app.command(rich_help_panel=_PROOF)(bench.bench)
 app.command(rich_help_panel=_PROOF)(explain.explain)

@@ -33,12 +33,13 @@ from stream_executor.auth.token import (
     authorize,
     verify_token,
 )
+from stream_executor.lane.damage import RESUME, within
 from stream_executor.lane.entries import NO_HEADERS, Admitted, Refused
 from stream_executor.model.audit import ContextDigests
 from stream_executor.model.codes import CODES, Code
 from stream_executor.model.errors import IntegrityError, MalformedError
 from stream_executor.model.job import InvocationKind, Job, Limits, WasiInput
-from stream_executor.model.record import LOG_APPEND_TIME, Headers, Record
+from stream_executor.model.record import LOG_APPEND_TIME, Headers, Range, Record
 from stream_executor.model.request import (
     Bytes,
     Call,
@@ -120,15 +121,22 @@ class Admission:
         salter: of this lane's log.
         window: the lane's replay window, rebuilt from its seals.
         lane_time: running maximum of LogAppendTime so far (ms).
+        refused: offsets that an operator ordered to be refused unread.
     """
 
     def __init__(
-        self, place: Place, salter: Salter, window: ReplayWindow, lane_time: int
+        self,
+        place: Place,
+        salter: Salter,
+        window: ReplayWindow,
+        lane_time: int,
+        refused: tuple[Range, ...] = (),
     ) -> None:
         self.place = place
         self.salter = salter
         self.window = window
         self.lane_time = lane_time
+        self._refused_by_order = refused
 
     def verify(
         self, record: Record, context: AdmissionContext, now_ms: int
@@ -140,6 +148,13 @@ class Admission:
                 more than ``MAX_CLOCK_LEAD_MS``: the lane halts, nobody is refused.
         """
         offset, timestamp = record.offset, record.timestamp
+        if within(self._refused_by_order, offset):
+            salt = self.salter.salt(offset)
+            digest = content_digest(BODY_TAG, salt, record.value or b"")
+            return Refused(
+                offset, timestamp, self.lane_time, now_ms, Code.INVALID_REQUEST,
+                "an operator ordered this record to be refused", salt, digest,
+            )  # fmt: skip
         self._advance(offset, timestamp, record.timestamp_type, now_ms)
         value = record.value or b""
         salt = self.salter.salt(offset)
@@ -240,7 +255,8 @@ class Admission:
         if kind != LOG_APPEND_TIME:
             message = (
                 f"the record at offset {offset} carries its producer's time, not the "
-                "broker's: set message.timestamp.type=LogAppendTime on the topic"
+                "broker's: set message.timestamp.type=LogAppendTime on the topic, then "
+                f"{RESUME} {self.place.partition}`"
             )
             raise IntegrityError(message)
         if timestamp > now_ms + MAX_CLOCK_LEAD_MS:
@@ -383,3 +399,8 @@ def _refuse(verified: Verified, code: Code, message: str) -> Refused:
         verified.request.request_id, verified.token.principal, True,
         len(verified.value), verified.headers,
     )  # fmt: skip
+
+
+def quarantined(verified: Verified) -> Refused:
+    """Refuse for good what workers died over; its sandbox is never entered again."""
+    return _refuse(verified, Code.QUARANTINED, CODES[Code.QUARANTINED].meaning)

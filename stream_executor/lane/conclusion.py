@@ -21,6 +21,7 @@ from stream_executor.audit.signing import signed
 from stream_executor.lane.entries import (
     NO_HEADERS,
     Admitted,
+    Attempt,
     ContextChange,
     Entry,
     Gap,
@@ -28,12 +29,14 @@ from stream_executor.lane.entries import (
 )
 from stream_executor.lane.head import LaneHead, SpentSeal
 from stream_executor.model.audit import (
+    AttemptStarted,
     Certificate,
     Context,
     LaneAcquired,
     LaneReleased,
     RequestExecuted,
     RequestRefused,
+    Resumed,
     Seal,
 )
 from stream_executor.model.codes import CODES, Code, Status
@@ -121,6 +124,7 @@ def conclude(
     reports: Sequence[Report],
     opening: LaneAcquired | None = None,
     closing: str | None = None,
+    resumed: bytes | None = None,
 ) -> Transaction:
     """Turn the finished prefix into one transaction.
 
@@ -133,6 +137,7 @@ def conclude(
         opening: the lane.acquired leaf that begins a term (its seq and prev are set
             here).
         closing: reason of a lane.released leaf that ends the term.
+        resumed: the operator's order that ``head`` rests on, to be written down.
 
     Cost: O(entries); one Ed25519 signature.
     """
@@ -144,6 +149,8 @@ def conclude(
         )
         writer.context_seq = context_seq
         writer.control_offset = opening.control_offset
+    if resumed is not None:
+        writer.leaf(encode(Resumed(writer.seq, writer.prev, identity.term, resumed)))
     at, count = 0, len(entries)
     while at < count:
         entry, end = entries[at], at + 1
@@ -156,6 +163,18 @@ def conclude(
             writer.refused(entry, last, end - at)
         elif isinstance(entry, Gap):
             writer.gap(entry)
+        elif isinstance(entry, Attempt):
+            writer.leaf(
+                encode(
+                    AttemptStarted(
+                        writer.seq,
+                        writer.prev,
+                        identity.term,
+                        entry.offset,
+                        entry.number,
+                    )
+                )
+            )
         else:
             writer.context(entry)
         at = end

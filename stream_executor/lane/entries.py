@@ -84,5 +84,12 @@ class ContextChange(msgspec.Struct, frozen=True, gc=False):
     digests: ContextDigests
 
 
-Entry = Admitted | Refused | Gap | ContextChange
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """The request at this offset is tried alone after this, once more."""
+
+    offset: int
+    number: int
+
+
+Entry = Admitted | Refused | Gap | ContextChange | Attempt
 Entries = Sequence[Entry]

@@ -25,19 +25,28 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from stream_executor.audit.digests import Salter
 from stream_executor.auth.replay import ReplayWindow
 from stream_executor.auth.token import Place
-from stream_executor.lane.admission import Admission, AdmissionContext, Verified
+from stream_executor.lane.admission import (
+    Admission,
+    AdmissionContext,
+    Verified,
+    quarantined,
+)
 from stream_executor.lane.conclusion import LaneIdentity, Transaction, conclude
 from stream_executor.lane.entries import (
     Admitted,
+    Attempt,
     ContextChange,
     Gap,
     Refused,
 )
 from stream_executor.lane.pace import CommitPace
 from stream_executor.lane.recovery import Expected, Recovered, recover
+from stream_executor.lane.suspicion import MAX_ATTEMPTS, Suspicion
 from stream_executor.lane.window import InFlightWindow
 from stream_executor.model.codes import Code
 from stream_executor.model.errors import (
@@ -103,6 +112,8 @@ class Lane:
         self._quiet_since: float | None = None
         self._closing: str | None = None
         self._failure: BaseException | None = None
+        self._suspicion = Suspicion()
+        self._announcing = self._announced = -1
         self._oldest = (0, 0.0)
         self._reassigned = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -117,10 +128,17 @@ class Lane:
         """Tell a fenced lane that the group gave it this partition anew."""
         self._reassigned.set()
 
+    def ordered(self) -> None:
+        """Tell a halted lane that the operator has said something about its log."""
+        if self.state is LaneState.HALTED and self._closing is None:
+            self._become(LaneState.ACQUIRING, self.reason)
+            self.start()
+
     @property
     def running(self) -> bool:
         """Whether records may be fed."""
-        return self.state is LaneState.RUNNING and self._closing is None
+        working = self.state in (LaneState.RUNNING, LaneState.SUSPICIOUS)
+        return working and self._closing is None
 
     @property
     def congested(self) -> bool:
@@ -250,7 +268,9 @@ class Lane:
             raise IntegrityError(message)
         await self._open(recovered, expected, window)  # 3
         self._retries = 0
-        self._become(LaneState.RUNNING, "")
+        self._suspicion = recovered.suspicion
+        self._announcing = self._announced = -1
+        self._become_running()
         assert self.head is not None  # noqa: S101 - set by _open
         world.seek(self.partition, self.head.next)  # 4
 
@@ -270,12 +290,18 @@ class Lane:
             Salter(expected.secret, recovered.log_id),
             window,
             head.lane_time,
+            recovered.refused,
         )
         self.head, self.expected = head, head.next
-        opening = world.opening(self.term, head)
+        # A term begins where the last seal left off; an order then moves it.
+        sealed = msgspec.structs.replace(head, next=recovered.sealed_next)
         await self._publish(
-            conclude(self._identity, world.process_key, head, (), (), opening)
-        )
+            conclude(
+                self._identity, world.process_key, head, (), (),
+                world.opening(self.term, sealed),
+                resumed=None if recovered.resume is None else recovered.resume.value,
+            )
+        )  # fmt: skip
 
     # -- requests -------------------------------------------------------------
 
@@ -336,9 +362,15 @@ class Lane:
                 return False
             self._pop_inbox()  # fetched once more, answered already
             return True
+        if not self._announce(record.offset):
+            return False
         decision = admission.verify(record, context, now_ms)
         if isinstance(decision, Verified):
-            placed = admission.place_module(decision, context, view_confirmed=False)
+            placed: Admitted | Refused | None
+            if self._attempts_at(record.offset) > MAX_ATTEMPTS:
+                placed = quarantined(decision)
+            else:
+                placed = admission.place_module(decision, context, view_confirmed=False)
             if placed is None:
                 self._wait_for(self._place_later(decision))
                 return False
@@ -352,6 +384,25 @@ class Lane:
             self._add(decision, None, jobs)
         self._pop_inbox()
         return True
+
+    def _attempts_at(self, offset: int) -> int:
+        """Give which attempt at this request this would be; 0 if it is no suspect."""
+        suspicion = self._suspicion
+        return suspicion.number_of(offset) if offset < suspicion.until else 0
+
+    def _announce(self, offset: int) -> bool:
+        """Whether this request may be tried now; a suspect is announced first.
+
+        It goes alone: behind what is finished, before anything else.
+        """
+        number = self._attempts_at(offset)
+        if not 0 < number <= MAX_ATTEMPTS or self._announced == offset:
+            return True
+        alone = self.window.finished == len(self.window)
+        if alone and self._announcing != offset:
+            self._announcing = offset
+            self.window.add(Attempt(offset, number))
+        return False
 
     def _pop_inbox(self) -> None:
         self._inbox_bytes -= len(self.inbox.popleft().value or b"")
@@ -499,7 +550,8 @@ class Lane:
         if not self.window.finished:
             return False
         if self._closing is not None or any(
-            isinstance(entry, Admitted | Refused) for entry in self.window.peek()
+            isinstance(entry, Admitted | Refused | Attempt)
+            for entry in self.window.peek()
         ):
             return True
         now = asyncio.get_running_loop().time()
@@ -525,8 +577,14 @@ class Lane:
         for entry in entries:
             if isinstance(entry, Admitted) and entry.inline:
                 self._world.release_inline(entry.job.module_s256)
+            elif isinstance(entry, Attempt):
+                self._announced = entry.offset
         seconds = asyncio.get_running_loop().time() - started
         self._world.committed(self.partition, transaction.tally, seconds)  # 11
+        if self.state is LaneState.SUSPICIOUS:
+            self._become_running()
+            if self._waiting is None:
+                self._admit_inbox()
         return len(entries)
 
     async def _publish(self, transaction: Transaction) -> None:
@@ -544,6 +602,15 @@ class Lane:
         if (state, reason) != (self.state, self.reason):
             self.state, self.reason = state, reason
             self._world.changed(self)
+
+    def _become_running(self) -> None:
+        assert self.head is not None  # noqa: S101 - a running lane has one
+        until = self._suspicion.until
+        if self.head.next >= until:
+            self._become(LaneState.RUNNING, "")
+        else:
+            reason = f"workers died here: one at a time below offset {until}"
+            self._become(LaneState.SUSPICIOUS, reason)
 
     def _forget(self) -> None:
         """Drop everything in memory: another life begins with the log."""

@@ -2,7 +2,9 @@
 
 Memory is never trusted across owners, nor the group's offsets: after the fence the
 log is read to its end, and the last believed seal says where the lane stands. Every
-doubt halts the lane (IntegrityError) with what was expected and what was found.
+doubt halts the lane (DamagedError) with what was expected, what was found and what an
+operator may order. An order holds for the one head that it names: once the lane has
+written on, it is history.
 
 Steps, in this order:
  1. the end of the audit partition, uncommitted included: nothing later is ours;
@@ -10,35 +12,47 @@ Steps, in this order:
  3. the last believed seal, found from the end backwards;
  4. every segment from that seal's window_from: replay window, chain, continuity;
  5. no torn transaction after it;
- 6. cross-checks: requests log holds ``next`` and the anchor; results are not ahead.
+ 6. the operator's order for this head, if there is one;
+ 7. cross-checks: requests log holds ``next`` and the anchor; results are not ahead.
 
 Source: design decisions 1 and 2 in docs/adr; ``audit.segments`` for what a leaf is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from stream_executor.audit.chain import ChainHead, leaf_hash
 from stream_executor.audit.digests import BODY_TAG, Salter, content_digest
+from stream_executor.audit.findings import ChainError
 from stream_executor.audit.segments import Segment, SegmentParser
 from stream_executor.audit.signing import verify_signed
+from stream_executor.lane.damage import Damage, DamagedError, WayBack, ranges_of, span
 from stream_executor.lane.head import LEAST_HORIZON_MS, LaneHead, SpentSeal
-from stream_executor.model.audit import Genesis, Seal
+from stream_executor.lane.ports import LogReader
+from stream_executor.lane.suspicion import Standstill, Suspicion
+from stream_executor.model.audit import ZERO32, Genesis, Seal
+from stream_executor.model.control import ResumeOrdered
 from stream_executor.model.errors import FencedError, IntegrityError, MalformedError
+from stream_executor.model.record import Range
+from stream_executor.modules.view import ResumeOrder
 from stream_executor.wire.avro import CODECS, class_of
 from stream_executor.wire.results import decode_result
 
 if TYPE_CHECKING:
     from stream_executor.auth.replay import ReplayWindow
-    from stream_executor.lane.ports import LogReader
 
 _FIRST_LOOK_BACK = 256
 _LOOK_BACK_FACTOR = 8
 _CLOCKS_APART_MS = 60_000
+_LAST_RESULTS = 8
+
+
+def _nothing_ordered(_: bytes) -> Sequence[ResumeOrder]:
+    return ()
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -49,8 +63,11 @@ class Expected(msgspec.Struct, frozen=True):
         cluster_id: Kafka cluster id that the worker is connected to.
         operator_key: raw Ed25519 public key, 32 bytes.
         believe: raises IntegrityError for a seal whose fleet key was not valid.
-        secret: the deployment secret, for the anchor's digest.
+        secret: the deployment secret, for the anchor's digest; empty where it is
+            not known: then the anchor's time alone is compared.
         horizon_ms: how long a spent jti matters, in lane time.
+        resumes: gives what the operator ordered for a log, by its id.
+        incarnation: of the process that recovers.
     """
 
     requests_topic: str
@@ -62,6 +79,8 @@ class Expected(msgspec.Struct, frozen=True):
     believe: Callable[[Seal], None]
     secret: bytes
     horizon_ms: int
+    resumes: Callable[[bytes], Sequence[ResumeOrder]] = _nothing_ordered
+    incarnation: bytes = bytes(16)
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -72,12 +91,20 @@ class Recovered(msgspec.Struct, frozen=True):
         head: where the lane stands.
         term: of the last owner; 0 if there was none.
         foreign: audit offsets seen that are no leaves.
+        sealed_next: where the last seal left off; an order moves ``head.next`` only.
+        resume: the order for this head, to be written as a leaf.
+        refused: requests offsets that were ordered to be refused.
+        suspicion: what must be tried alone.
     """
 
     log_id: bytes
     head: LaneHead
     term: int
     foreign: list[int]
+    sealed_next: int = 0
+    resume: ResumeOrder | None = None
+    refused: tuple[Range, ...] = ()
+    suspicion: Suspicion = Suspicion()
 
 
 async def recover(
@@ -111,28 +138,138 @@ async def _recover_up_to(
     topic, partition = expected.audit_topic, expected.partition
     begin = await reader.begin_offset(topic, partition)
     genesis = await _read_genesis(reader, expected, begin, end)
-    last = await _last_seal(reader, expected, begin, end)
+    log_id = (
+        await _named_log(reader, expected, begin, end)
+        if genesis is None
+        else genesis[1].log_id
+    )
+    resumes = () if log_id is None else expected.resumes(log_id)
+    log = _Log(reader, expected, [one.order for one in resumes], begin, end)
+    standstill = Standstill()
+    last = await _last_seal(log, standstill)
     if last is None:
         if genesis is None:
-            message = (
-                f"{topic}-{partition} has no genesis: run `wasm-executor init` once; "
-                "if this log had one, it was deleted or this is another cluster"
+            raise DamagedError(
+                Damage.NO_GENESIS,
+                log.where,
+                "has no genesis: either nobody ran `wasm-executor init` yet, or this "
+                "log was deleted, or another cluster answers",
+                partition,
             )
-            raise IntegrityError(message)
         value, record = genesis
+        start = record.start_offset
         recovered = Recovered(
             record.log_id,
-            LaneHead(ChainHead(1, leaf_hash(value)), record.start_offset),
+            LaneHead(ChainHead(1, leaf_hash(value)), start),
             0,
             [],
+            start,
         )
     else:
-        recovered = await _from_window(reader, expected, last, begin, end, window)
+        recovered = await _from_window(log, last, window)
         if genesis is not None and genesis[1].log_id != recovered.log_id:
-            message = f"{topic}-{partition}: seals name another log than genesis"
-            raise IntegrityError(message)
+            raise DamagedError(
+                Damage.OTHER_LOG,
+                log.where,
+                "seals name another log than genesis",
+                partition,
+            )
+    recovered = _ordered(recovered, resumes)
     await _cross_check(reader, expected, recovered)
+    requests_end = await reader.end_offset(expected.requests_topic, partition)
+    suspicion = standstill.suspicion(
+        recovered.head.next, requests_end, expected.incarnation
+    )
+    return msgspec.structs.replace(recovered, suspicion=suspicion)
+
+
+def _ordered(recovered: Recovered, resumes: Sequence[ResumeOrder]) -> Recovered:
+    """Let the newest order for exactly this head move the lane."""
+    head = recovered.head
+    refused = tuple(r for one in resumes for r in one.order.refused)
+    recovered = msgspec.structs.replace(recovered, refused=refused)
+    for one in reversed(resumes):
+        order = one.order
+        if (order.head_seq, order.head) == (head.chain.seq - 1, head.chain.hash):
+            if order.next != head.next:  # the anchor may be of a topic that is gone
+                head = msgspec.structs.replace(
+                    head,
+                    next=order.next,
+                    anchor_offset=-1,
+                    anchor_timestamp=0,
+                    anchor_digest=ZERO32,
+                )
+            return msgspec.structs.replace(recovered, head=head, resume=one)
     return recovered
+
+
+async def _named_log(
+    reader: LogReader, expected: Expected, begin: int, end: int
+) -> bytes | None:
+    """Give the id that the first believed seal names; for a log without its start."""
+    parser = SegmentParser(None, None, expected.believe)
+    async for records in reader.read(
+        expected.audit_topic, expected.partition, begin, end
+    ):
+        for record in records:
+            segment = parser.feed(record.offset, record.value)
+            if segment is not None:
+                return segment.seal.log_id
+    return None
+
+
+class _Log(msgspec.Struct, frozen=True):
+    """One audit partition, as far as it goes, with what was ordered about it."""
+
+    reader: LogReader
+    expected: Expected
+    orders: Sequence[ResumeOrdered]
+    begin: int
+    end: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.expected.audit_topic}-{self.expected.partition}"
+
+    def parser(self, log_id: bytes | None, head: ChainHead | None) -> SegmentParser:
+        return SegmentParser(log_id, head, self.expected.believe, self.orders)
+
+    async def parse(
+        self, parser: SegmentParser, start: int, take: Callable[[Segment], None]
+    ) -> None:
+        """Feed [start, end); a chain that breaks comes with its way back."""
+        try:
+            async for records in self.reader.read(
+                self.expected.audit_topic, self.expected.partition, start, self.end
+            ):
+                for record in records:
+                    segment = parser.feed(record.offset, record.value)
+                    if segment is not None:
+                        take(segment)
+        except ChainError as error:
+            skipped = span(parser.unsealed[0], self.end)
+            back = await self.back_to(parser, skipped)
+            raise DamagedError(
+                Damage.CHAIN_BROKEN,
+                self.where,
+                str(error),
+                self.expected.partition,
+                back,
+            ) from error
+
+    async def back_to(
+        self, parser: SegmentParser, skipped: tuple[Range, ...]
+    ) -> WayBack | None:
+        """Go on after the last good seal; what only results remember is lost."""
+        seal, head = parser.last, parser.head
+        if seal is None or head is None:
+            return None
+        ahead = await _answered_by_results(
+            self.reader, self.expected, seal.log_id, head.seq
+        )
+        next_offset = max(seal.next, ahead)
+        lost = span(seal.next, next_offset)
+        return WayBack(seal.log_id, head, next_offset, lost, skipped)
 
 
 async def _read_genesis(
@@ -160,51 +297,43 @@ async def _read_genesis(
                 and genesis.partition == expected.partition
             )
             if not ours:
-                message = (
-                    f"{where}: genesis was written for {genesis.requests_topic}-"
+                raise DamagedError(
+                    Damage.OTHER_CLUSTER,
+                    where,
+                    f"genesis was written for {genesis.requests_topic}-"
                     f"{genesis.partition} on cluster {genesis.cluster_id}, this is "
                     f"{expected.requests_topic}-{expected.partition} on "
-                    f"{expected.cluster_id}"
+                    f"{expected.cluster_id}",
+                    expected.partition,
                 )
-                raise IntegrityError(message)
             return value, genesis
     return None
 
 
-async def _last_seal(
-    reader: LogReader, expected: Expected, begin: int, end: int
-) -> Seal | None:
+async def _last_seal(log: _Log, standstill: Standstill) -> Seal | None:
     """Find the last believed seal by looking back further and further."""
     back = _FIRST_LOOK_BACK
     while True:
-        start = max(begin, end - back)
-        parser = SegmentParser(
-            None, ChainHead() if start == begin == 0 else None, expected.believe
-        )
-        await _parse(reader, expected, parser, start, end, _nothing)
-        if parser.last is not None or start == begin:
+        start = max(log.begin, log.end - back)
+        parser = log.parser(None, ChainHead() if start == log.begin == 0 else None)
+        await log.parse(parser, start, lambda one: standstill.note(one.leaves))
+        if parser.last is not None or start == log.begin:
             return parser.last
         back *= _LOOK_BACK_FACTOR
 
 
-async def _from_window(
-    reader: LogReader,
-    expected: Expected,
-    last: Seal,
-    begin: int,
-    end: int,
-    window: ReplayWindow,
-) -> Recovered:
+async def _from_window(log: _Log, last: Seal, window: ReplayWindow) -> Recovered:
     """Re-read from the last seal's window_from; rebuild what the seals carry."""
+    expected, begin = log.expected, log.begin
     start = max(begin, last.window_from_offset)
     if expected.horizon_ms > LEAST_HORIZON_MS:
         # The last owner may have worked with a shorter horizon: go by time instead.
         since = last.lane_time - expected.horizon_ms - _CLOCKS_APART_MS
-        by_time = await reader.offset_for_time(
+        by_time = await log.reader.offset_for_time(
             expected.audit_topic, expected.partition, since
         )
         start = start if by_time is None else max(begin, min(start, by_time))
-    parser = SegmentParser(last.log_id, None, expected.believe)
+    parser = log.parser(last.log_id, None)
     spent: list[SpentSeal] = []
     foreign: list[int] = []
     first_seq: list[int] = []
@@ -217,7 +346,7 @@ async def _from_window(
             window.load(seal.spent, seal.lane_time)
             spent.append(SpentSeal(seal.seq, segment.leaves[0].offset, seal.lane_time))
 
-    await _parse(reader, expected, parser, start, end, take)
+    await log.parse(parser, start, take)
     seal, head = parser.last, parser.head
     if seal is None or head is None or seal.seq != last.seq:
         message = f"the log ends at another seal than at first reading (seq {last.seq})"
@@ -229,11 +358,14 @@ async def _from_window(
         )
         raise IntegrityError(message)
     if torn := parser.torn():
-        message = (
-            f"{expected.audit_topic}-{expected.partition}: the records at offsets "
-            f"{torn} continue the chain but no seal ends them: a torn transaction"
+        raise DamagedError(
+            Damage.TORN_TRANSACTION,
+            log.where,
+            f"the records at offsets {torn} continue the chain but no seal ends them: "
+            "a torn transaction",
+            expected.partition,
+            await log.back_to(parser, ranges_of(torn)),
         )
-        raise IntegrityError(message)
     return Recovered(
         seal.log_id,
         LaneHead(
@@ -244,6 +376,7 @@ async def _from_window(
         ),
         seal.term,
         foreign,
+        seal.next,
     )  # fmt: skip
 
 
@@ -255,85 +388,101 @@ async def _cross_check(
     requests = f"{expected.requests_topic}-{partition}"
     begin = await reader.begin_offset(expected.requests_topic, partition)
     end = await reader.end_offset(expected.requests_topic, partition)
-    if head.next < begin:
-        message = (
-            f"{requests} begins at {begin}, {head.next} is the next to answer: "
-            "retention removed requests that were never answered"
-        )
-        raise IntegrityError(message)
     if head.next > end:
-        message = (
-            f"{requests} ends at {end}, but {head.next} is the next to answer: "
-            "the topic was truncated or made anew"
+        raise DamagedError(
+            Damage.REQUESTS_REPLACED,
+            requests,
+            f"ends at {end}, but {head.next} is the next to answer: "
+            "the topic was truncated or made anew",
+            partition,
+            _way_back(recovered, begin),
         )
-        raise IntegrityError(message)
     if begin <= head.anchor_offset:
-        await _check_anchor(reader, expected, recovered)
-    end = await reader.end_offset(expected.results_topic, partition)
-    begin = await reader.begin_offset(expected.results_topic, partition)
+        await _check_anchor(reader, expected, recovered, begin)
+    ahead = await _answered_by_results(
+        reader, expected, recovered.log_id, head.chain.seq
+    )
+    if ahead > head.next:
+        raise DamagedError(
+            Damage.AUDIT_TAIL_LOST,
+            f"{expected.results_topic}-{partition}",
+            f"answers up to {ahead}, the audit log only up to {head.next}: "
+            "the audit log lost its tail",
+            partition,
+            _way_back(recovered, max(ahead, begin), span(head.next, max(ahead, begin))),
+        )
+    if head.next < begin:
+        raise DamagedError(
+            Damage.REQUESTS_REMOVED,
+            requests,
+            f"begins at {begin}, {head.next} is the next to answer: "
+            "requests were removed before they were answered",
+            partition,
+            _way_back(recovered, begin, span(head.next, begin)),
+        )
+
+
+def _way_back(
+    recovered: Recovered, next_offset: int, lost: tuple[Range, ...] = ()
+) -> WayBack:
+    """Go on from this head elsewhere; an order that is not written yet is kept."""
+    before = () if recovered.resume is None else tuple(recovered.resume.order.lost)
+    return WayBack(
+        recovered.log_id, recovered.head.chain, next_offset, (*before, *lost)
+    )
+
+
+async def _answered_by_results(
+    reader: LogReader, expected: Expected, log_id: bytes, from_seq: int
+) -> int:
+    """Give up to where results cite events that the audit log does not hold; or -1."""
+    topic, partition = expected.results_topic, expected.partition
+    end = await reader.end_offset(topic, partition)
+    begin = await reader.begin_offset(topic, partition)
     ahead = -1
     async for records in reader.read(
-        expected.results_topic, partition, max(begin, end - 8), end
+        topic, partition, max(begin, end - _LAST_RESULTS), end
     ):
         for record in records:
             try:
                 result = decode_result(record.value or b"")
             except MalformedError:
                 continue
-            if (result.log_id, result.partition) == (recovered.log_id, partition):
+            ours = (result.log_id, result.partition) == (log_id, partition)
+            if ours and result.seq >= from_seq:
                 ahead = max(ahead, result.offset + result.count)
-    if ahead > head.next:
-        message = (
-            f"{expected.results_topic}-{partition} answers up to {ahead}, the audit "
-            f"log only up to {head.next}: the audit log lost its tail"
-        )
-        raise IntegrityError(message)
+    return ahead
 
 
 async def _check_anchor(
-    reader: LogReader, expected: Expected, recovered: Recovered
+    reader: LogReader, expected: Expected, recovered: Recovered, begin: int
 ) -> None:
     head, partition = recovered.head, expected.partition
-    async for records in reader.read(
-        expected.requests_topic,
-        partition,
-        head.anchor_offset,
-        head.anchor_offset + 1,
-    ):
-        for record in records:
-            salt = Salter(expected.secret, recovered.log_id).salt(record.offset)
-            digest = content_digest(BODY_TAG, salt, record.value or b"")
-            found = (record.offset, record.timestamp, digest)
-            if found == (
-                head.anchor_offset,
-                head.anchor_timestamp,
-                head.anchor_digest,
-            ):
-                return
-    message = (
-        f"{expected.requests_topic}-{partition} no longer holds the record that was "
-        f"answered at offset {head.anchor_offset}: the topic was made anew, another "
-        "cluster answers at this address, or the deployment secret changed"
+    at, wanted = head.anchor_offset, head.anchor_timestamp
+    damage = Damage.REQUESTS_REPLACED
+    finding = (
+        f"offset {at} is not the record that was answered there: the topic was made "
+        "anew, or another cluster answers at this address"
     )
-    raise IntegrityError(message)
-
-
-async def _parse(
-    reader: LogReader,
-    expected: Expected,
-    parser: SegmentParser,
-    start: int,
-    end: int,
-    take: Callable[[Segment], None],
-) -> None:
-    async for records in reader.read(
-        expected.audit_topic, expected.partition, start, end
-    ):
+    async for records in reader.read(expected.requests_topic, partition, at, at + 1):
         for record in records:
-            segment = parser.feed(record.offset, record.value)
-            if segment is not None:
-                take(segment)
-
-
-def _nothing(_: Segment) -> None:
-    """Only the parser's last seal is wanted."""
+            if (record.offset, record.timestamp) != (at, wanted):
+                continue
+            if not expected.secret:
+                return
+            salt = Salter(expected.secret, recovered.log_id).salt(at)
+            digest = content_digest(BODY_TAG, salt, record.value or b"")
+            if digest == head.anchor_digest:
+                return
+            damage = Damage.SECRET_CHANGED
+            finding = (
+                f"offset {at} holds another body than was answered, appended at the "
+                "same moment: the deployment secret changed"
+            )
+    raise DamagedError(
+        damage,
+        f"{expected.requests_topic}-{partition}",
+        finding,
+        partition,
+        _way_back(recovered, begin) if damage is Damage.REQUESTS_REPLACED else None,
+    )

@@ -246,6 +246,11 @@ class ControlView:
         """Give the resumes ordered for a log, oldest first."""
         return self._resumes.get(log_id, ())
 
+    @property
+    def resumed(self) -> int:
+        """How many resumes were ordered, for whichever log."""
+        return sum(map(len, self._resumes.values()))
+
     def orders(self, log_id: bytes) -> list[ResumeOrdered]:
         """Give the records alone of ``resumes``."""
         return [resume.order for resume in self.resumes(log_id)]

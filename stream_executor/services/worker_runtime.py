@@ -119,6 +119,7 @@ class WorkerRuntime:
         for name in ignored:
             log.warning("kafka.property_ignored", name=name)
         self._topics = settings.topics
+        self._resumed = 0
         self._query = PartitionReader(self._connection)
         self._follow = PartitionReader(self._connection)
         self.prover = GapProver(self._connection)
@@ -372,7 +373,8 @@ class WorkerRuntime:
         return Expected(
             self._topics.requests, self._topics.results, self._topics.audit,
             partition, self._cluster_id, self._orders.settings.operator_public_key,
-            self._believe, secret, self._horizon_ms,
+            self._believe, secret, self._horizon_ms, self.view.resumes,
+            self._orders.identity.incarnation,
         )  # fmt: skip
 
     def _believe(self, seal: Seal) -> None:
@@ -468,6 +470,10 @@ class WorkerRuntime:
                 self.sandbox.withdraw(new, code, message)
         self._banned = self.view.revoked_modules | self.view.denied.modules
         self._ahead.control_changed()
+        if self.view.resumed != self._resumed:
+            self._resumed = self.view.resumed
+            for lane in self._lanes.values():
+                lane.ordered()
 
     def now_ms(self) -> int:
         """Give this worker's clock, milliseconds since 1970 UTC."""
@@ -577,7 +583,7 @@ class WorkerRuntime:
         return {
             p: lane.head.next
             for p, lane in self._lanes.items()
-            if lane.head is not None and lane.state is LaneState.RUNNING
+            if lane.head is not None and lane.running
         }
 
     def state(self) -> WorkerState:

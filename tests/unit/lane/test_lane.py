@@ -317,6 +317,7 @@ async def test_a_requests_topic_made_anew_halts_the_lane() -> None:
         feed(first, lane)
         await until(lambda: len(answers(broker)) == 1)
     broker.logs[REQUESTS, 0] = []
+    broker.now_ms += 1
     submit(broker, 2)
 
     second = MemoryWorld(broker)

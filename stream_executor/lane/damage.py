@@ -1,0 +1,110 @@
+"""Why a lane halts, and the order that would let it go on. Values, pure.
+
+What recovery finds and what ``audit doctor`` says are one thing: the error carries
+the finding and, where there is a way back, exactly what an operator would sign.
+
+Not here: finding it (``lane.recovery``), signing it (``modules.orders``).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stream_executor.audit.chain import ChainHead
+from stream_executor.model.errors import IntegrityError
+from stream_executor.model.record import Range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Damage(StrEnum):
+    """Kinds of damage; the strings never change."""
+
+    NO_GENESIS = "no_genesis"
+    OTHER_CLUSTER = "other_cluster"
+    OTHER_LOG = "other_log"
+    CHAIN_BROKEN = "chain_broken"
+    TORN_TRANSACTION = "torn_transaction"
+    AUDIT_TAIL_LOST = "audit_tail_lost"
+    REQUESTS_REMOVED = "requests_removed"
+    REQUESTS_REPLACED = "requests_replaced"
+    SECRET_CHANGED = "secret_changed"  # noqa: S105 - a kind
+    FOREIGN_TIME = "foreign_time"
+
+
+RESUME = "look at it with `wasm-executor audit doctor`, then `wasm-executor lane resume"
+# What to do where no resume can help: what is wrong is not in this lane's log.
+_ELSEWHERE = {
+    Damage.NO_GENESIS: "bring the audit log back, or begin a new one with "
+    "`wasm-executor init`",
+    Damage.OTHER_CLUSTER: "set KAFKA_BOOTSTRAP_SERVERS to the cluster that genesis "
+    "names, or begin a new log with `wasm-executor init`",
+    Damage.OTHER_LOG: "bring the audit log back as it was written",
+    Damage.SECRET_CHANGED: "set the deployment secret back to what `wasm-executor "
+    "init` made",
+}
+
+
+class WayBack(msgspec.Struct, frozen=True):
+    """What a resume would order; see ``ResumeOrdered`` for each field."""
+
+    log_id: bytes
+    head: ChainHead
+    next: int
+    lost: tuple[Range, ...] = ()
+    skipped: tuple[Range, ...] = ()
+    refused: tuple[Range, ...] = ()
+
+
+class DamagedError(IntegrityError):
+    """A lane's logs are not what they must be.
+
+    Attributes:
+        damage: what kind.
+        where: topic and partition.
+        finding: what was expected and what was found.
+        way_back: what a resume would order; None if none can help.
+        remedy: what to do, with a command.
+    """
+
+    def __init__(
+        self,
+        damage: Damage,
+        where: str,
+        finding: str,
+        partition: int,
+        way_back: WayBack | None = None,
+    ) -> None:
+        remedy = _ELSEWHERE.get(damage) or f"{RESUME} {partition}`"
+        super().__init__(f"{where}: {finding}; {remedy}")
+        self.damage = damage
+        self.where = where
+        self.finding = finding
+        self.partition = partition
+        self.way_back = way_back
+        self.remedy = remedy
+
+
+def span(start: int, end: int) -> tuple[Range, ...]:
+    """Give [start, end) as ranges: none if it is empty."""
+    return (Range(start, end),) if start < end else ()
+
+
+def ranges_of(offsets: Iterable[int]) -> tuple[Range, ...]:
+    """Give sorted offsets as maximal half-open ranges."""
+    found: list[Range] = []
+    for offset in offsets:
+        if found and found[-1].end == offset:
+            found[-1] = Range(found[-1].start, offset + 1)
+        else:
+            found.append(Range(offset, offset + 1))
+    return tuple(found)
+
+
+def within(ranges: Iterable[Range], offset: int) -> bool:
+    """Say whether an offset lies in one of the ranges."""
+    return any(one.start <= offset < one.end for one in ranges)

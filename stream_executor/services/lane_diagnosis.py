@@ -1,0 +1,209 @@
+"""What is wrong with a lane, found as its next owner would find it, and the way back.
+
+``audit doctor`` reads with ``lane.recovery`` itself, without fencing anybody, so what
+it proposes is what lets the lane run. ``lane resume`` finds it again and signs that.
+
+Not here: what can be wrong (``lane.damage``); checking all that was ever written
+(``services.audit_verification``).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stream_executor.auth.replay import ReplayBudget, ReplayWindow
+from stream_executor.kafka.admin import KafkaAdmin
+from stream_executor.kafka.connection import KafkaConnection
+from stream_executor.kafka.reader import PartitionReader
+from stream_executor.kafka.topics import TopicNames
+from stream_executor.lane.admission import MAX_CLOCK_LEAD_MS
+from stream_executor.lane.damage import Damage, DamagedError, WayBack, ranges_of
+from stream_executor.lane.head import LEAST_HORIZON_MS
+from stream_executor.lane.recovery import Expected, recover
+from stream_executor.model.errors import FencedError, IntegrityError, MalformedError
+from stream_executor.model.record import LOG_APPEND_TIME
+from stream_executor.services.speaking import read_control, speaking
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from stream_executor.lane.recovery import Recovered
+    from stream_executor.model.audit import Seal
+    from stream_executor.modules.view import ControlView
+
+# Spent tokens do not matter here, but reading them needs room.
+_REPLAY_BYTES = 64 << 20
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    """Where the logs are and whose they must be.
+
+    Attributes:
+        connection, topics: the brokers and names.
+        operator_key: the deployment's trust root (32 bytes).
+        secret: the deployment secret; without it a changed one is not noticed.
+    """
+
+    connection: KafkaConnection
+    topics: TopicNames
+    operator_key: bytes
+    secret: bytes = b""
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """One lane's state as its log tells it.
+
+    Attributes:
+        partition: which lane.
+        damage: None if the next owner would run.
+        where, finding: topic and partition, and what was expected and found there.
+        remedy: what to do.
+        way_back: what a resume would order, if one can help.
+        next: where the lane stands or would go on; -1 if nobody can tell.
+    """
+
+    partition: int
+    damage: str | None
+    where: str
+    finding: str
+    remedy: str
+    way_back: WayBack | None
+    next: int
+
+
+async def diagnose(
+    deployment: Deployment, partitions: Sequence[int] | None = None
+) -> list[Diagnosis]:
+    """Diagnose the lanes, all of them by default; changes nothing.
+
+    Raises:
+        UnavailableError, BrokerRefusedError: Kafka's.
+    """
+    view = await read_control(
+        deployment.connection, deployment.topics.control, deployment.operator_key
+    )
+    async with KafkaAdmin(deployment.connection) as admin:
+        cluster_id = (await admin.cluster()).cluster_id
+        count = await admin.partition_count(deployment.topics.requests)
+    async with PartitionReader(deployment.connection) as reader:
+        return [
+            await _diagnose(deployment, view, cluster_id, reader, partition)
+            for partition in (range(count) if partitions is None else partitions)
+        ]
+
+
+async def _diagnose(
+    deployment: Deployment,
+    view: ControlView,
+    cluster_id: str,
+    reader: PartitionReader,
+    partition: int,
+) -> Diagnosis:
+    topics = deployment.topics
+
+    def believe(seal: Seal) -> None:
+        if not view.fleet_key_valid(seal.fleet_key, seal.control_offset):
+            message = f"seal {seal.seq}: its fleet key was not enrolled"
+            raise IntegrityError(message)
+
+    expected = Expected(
+        topics.requests, topics.results, topics.audit, partition, cluster_id,
+        deployment.operator_key, believe, deployment.secret, LEAST_HORIZON_MS,
+        view.resumes,
+    )  # fmt: skip
+    window = ReplayWindow(ReplayBudget(_REPLAY_BYTES), LEAST_HORIZON_MS)
+    try:
+        recovered = await recover(reader, expected, window)
+        await _hold_times(reader, topics.requests, recovered, partition)
+    except DamagedError as error:
+        back = error.way_back
+        return Diagnosis(
+            partition, error.damage, error.where, error.finding, error.remedy, back,
+            -1 if back is None else back.next,
+        )  # fmt: skip
+    except (IntegrityError, MalformedError) as error:
+        return Diagnosis(
+            partition, "unreadable", f"{topics.audit}-{partition}", str(error),
+            "bring the audit log back as it was written", None, -1,
+        )  # fmt: skip
+    except FencedError:
+        pass  # somebody writes it while we read: it runs
+    else:
+        return Diagnosis(partition, None, "", "", "", None, recovered.head.next)
+    return Diagnosis(partition, None, "", "", "", None, -1)
+
+
+async def _hold_times(
+    reader: PartitionReader, topic: str, recovered: Recovered, partition: int
+) -> None:
+    """Look for requests whose time is not the broker's, or ahead of this clock."""
+    latest = time.time_ns() // 1_000_000 + MAX_CLOCK_LEAD_MS
+    end = await reader.end_offset(topic, partition)
+    refused = recovered.refused
+    found: list[int] = []
+    async for records in reader.read(topic, partition, recovered.head.next, end):
+        found += [
+            record.offset
+            for record in records
+            if (record.timestamp_type != LOG_APPEND_TIME or record.timestamp > latest)
+            and not any(one.start <= record.offset < one.end for one in refused)
+        ]
+    if found:
+        head = recovered.head
+        ranges = ranges_of(found)
+        spans = ", ".join(f"[{one.start}, {one.end})" for one in ranges)
+        before = recovered.resume
+        lost = () if before is None else tuple(before.order.lost)
+        raise DamagedError(
+            Damage.FOREIGN_TIME,
+            f"{topic}-{partition}",
+            f"the records in {spans} carry a time that is not the broker's or lies "
+            "ahead: set message.timestamp.type=LogAppendTime, compare the clocks",
+            partition,
+            WayBack(recovered.log_id, head.chain, head.next, lost, (), ranges),
+        )
+
+
+async def resume(
+    deployment: Deployment,
+    operator: Ed25519PrivateKey,
+    diagnosis: Diagnosis,
+    evidence: str,
+) -> bool:
+    """Sign and append the order that a diagnosis proposes; False if it was said.
+
+    Raises:
+        OrderRefusedError: the control chain would not accept it.
+        UnavailableError, BrokerRefusedError, IndefiniteError: Kafka's.
+    """
+    back = diagnosis.way_back
+    if back is None:
+        raise IntegrityError(diagnosis.remedy)
+    text = f"{diagnosis.damage} in {diagnosis.where}: {diagnosis.finding}"
+    if evidence:
+        text += f"; {evidence}"
+    async with speaking(
+        deployment.connection, deployment.topics.control, deployment.operator_key,
+        operator,
+    ) as speaker:  # fmt: skip
+
+        def ordered() -> bytes:
+            return speaker.orders.resume(
+                log_id=back.log_id,
+                partition=diagnosis.partition,
+                next_offset=back.next,
+                head_seq=back.head.seq - 1,
+                head=back.head.hash,
+                evidence=text,
+                lost=list(back.lost),
+                skipped=list(back.skipped),
+                refused=list(back.refused),
+            )
+
+        before = speaker.view.resumed
+        return await speaker.say(ordered, lambda: speaker.view.resumed > before)

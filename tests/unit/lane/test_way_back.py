@@ -1,0 +1,244 @@
+"""Each kind of damage halts the lane; the order it proposes lets it run, on record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from stream_executor.audit.report import Verdict
+from stream_executor.audit.segments import SegmentParser
+from stream_executor.audit.signing import public_bytes
+from stream_executor.auth.replay import ReplayBudget, ReplayWindow
+from stream_executor.lane.damage import Damage, DamagedError, WayBack, ranges_of
+from stream_executor.lane.head import LEAST_HORIZON_MS
+from stream_executor.lane.recovery import recover
+from stream_executor.model.audit import LaneReleased
+from stream_executor.model.control import KeyPurpose
+from stream_executor.model.lanes import LaneState
+from stream_executor.model.record import Range
+from stream_executor.modules.orders import Orders
+from stream_executor.modules.view import ControlView
+from stream_executor.services.audit_reading import AuditSource
+from stream_executor.services.audit_verification import Thoroughness, verify
+from stream_executor.services.worker_settings import Topics
+from stream_executor.wire.avro import encode
+from tests.lane_world import (
+    AUDIENCE,
+    AUDIT,
+    DEPLOYMENT,
+    FLEET,
+    LOG_ID,
+    OPERATOR,
+    REQUESTS,
+    MemoryWorld,
+    begun_broker,
+)
+from tests.memory_log import MemoryBroker, MemoryReader
+from tests.unit.lane.test_lane import answers, feed, owned, submit, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stream_executor.audit.chain import ChainHead
+    from stream_executor.audit.report import PartitionReport
+
+CONTROL = "wasm.control"
+
+
+class OnePartition(MemoryReader):
+    """The lane's world has one partition; its requests may begin late."""
+
+    async def partition_count(self, topic: str) -> int:
+        """Give it."""
+        del topic
+        return 1
+
+
+@dataclass
+class TrimmedReader(OnePartition):
+    """A reader of a broker that removed the beginning of the requests."""
+
+    begins: int = 0
+
+    async def begin_offset(self, topic: str, partition: int) -> int:
+        """Give the first offset that is kept."""
+        begin = await super().begin_offset(topic, partition)
+        return max(begin, self.begins) if topic == REQUESTS else begin
+
+
+class Worker(MemoryWorld):
+    """Reads through what was done to the broker."""
+
+    begins = 0
+
+    def reader(self) -> MemoryReader:
+        """A reader."""
+        return TrimmedReader(self.broker, begins=self.begins)
+
+
+def torn(broker: MemoryBroker) -> None:
+    """A leaf that continues the chain, and no seal."""
+    head = head_of(broker)
+    broker.append(AUDIT, 0, encode(LaneReleased(head.seq, head.hash, 1, 3, "drain")))
+
+
+def head_of(broker: MemoryBroker) -> ChainHead:
+    """Give the chain's head."""
+    parser = SegmentParser(None, None, MemoryWorld(broker).believe)
+    for record in broker.records(AUDIT, 0):
+        parser.feed(record.offset, record.value)
+    assert parser.head is not None
+    return parser.head
+
+
+def tail_lost(broker: MemoryBroker) -> None:
+    """The last answered request's transaction and all after it are gone."""
+    del broker.log(AUDIT, 0)[4:]
+
+
+def made_anew(broker: MemoryBroker) -> None:
+    """Another topic of that name, with fewer records."""
+    broker.logs[REQUESTS, 0] = []
+    broker.now_ms += 1
+    submit(broker, 9)
+
+
+def removed(broker: MemoryBroker) -> None:
+    """Two requests go before anybody answered them."""
+    submit(broker, 3)
+    submit(broker, 4)
+    submit(broker, 5)
+
+
+def control_values(orders: list[WayBack], evidence: str) -> list[bytes]:
+    """What operators said, in order."""
+    view = ControlView(public_bytes(OPERATOR))
+    said = Orders(view, OPERATOR, 1)
+    values: list[bytes] = []
+
+    def say(value: bytes) -> None:
+        values.append(value)
+        view.apply(len(values) - 1, 1, value)
+
+    say(said.genesis("d", "c1", AUDIENCE))
+    say(said.enrol(KeyPurpose.FLEET, public_bytes(FLEET), "fleet"))
+    for back in orders:
+        say(
+            said.resume(
+                log_id=back.log_id, partition=0, next_offset=back.next,
+                head_seq=back.head.seq - 1, head=back.head.hash, evidence=evidence,
+                lost=list(back.lost), skipped=list(back.skipped),
+                refused=list(back.refused),
+            )
+        )  # fmt: skip
+    return values
+
+
+async def audited(broker: MemoryBroker, *, requests: bool) -> PartitionReport:
+    source = AuditSource(OnePartition(broker), Topics(), public_bytes(OPERATOR), "c1")
+    report = await verify(
+        source,
+        Thoroughness(
+            results=True, requests=requests, prover=OnePartition(broker),
+            secret=DEPLOYMENT,
+        ),
+    )  # fmt: skip
+    (one,) = report.partitions
+    return one
+
+
+@pytest.mark.threat("T-12")
+@pytest.mark.parametrize(
+    ("harm", "begins", "damage", "next_offset", "lost"),
+    [
+        (torn, 0, Damage.TORN_TRANSACTION, 3, []),
+        (tail_lost, 0, Damage.AUDIT_TAIL_LOST, 3, [Range(0, 3)]),
+        (made_anew, 0, Damage.REQUESTS_REPLACED, 0, []),
+        (removed, 5, Damage.REQUESTS_REMOVED, 5, [Range(3, 5)]),
+    ],
+)
+async def test_what_halts_a_lane_says_how_it_goes_on_and_verify_says_what_it_cost(
+    harm: Callable[[MemoryBroker], None],
+    begins: int,
+    damage: Damage,
+    next_offset: int,
+    lost: list[Range],
+) -> None:
+    broker = begun_broker()
+    first = MemoryWorld(broker)
+    for number in range(3):
+        submit(broker, number)
+    async with owned(first) as lane:
+        feed(first, lane)
+        await until(lambda: len(answers(broker)) == 3)
+    harm(broker)
+    before = set(answers(broker))
+
+    second = Worker(broker)
+    second.begins = begins
+    async with owned(second) as lane:
+        assert lane.state is LaneState.HALTED
+        assert "wasm-executor lane resume 0`" in lane.reason
+        window = ReplayWindow(ReplayBudget(1 << 20), LEAST_HORIZON_MS)
+        with pytest.raises(DamagedError) as caught:
+            await recover(second.reader(), second.expected(0), window)
+        assert caught.value.damage is damage
+        back = caught.value.way_back
+        assert back is not None
+        assert (back.next, list(back.lost)) == (next_offset, lost)
+
+        values = control_values([back], str(caught.value))
+        second.control(values[-1])
+        lane.ordered()
+        await until(lambda: lane.state is LaneState.RUNNING)
+        submit(broker, 7)
+        feed(second, lane)
+        end = len(broker.log(REQUESTS, 0))
+        await until(lambda: lane.head is not None and lane.head.next == end)
+
+    for value in values:
+        broker.append(CONTROL, 0, value)
+    report = await audited(broker, requests=damage is not Damage.REQUESTS_REPLACED)
+    assert report.findings == []
+    assert report.verdict is Verdict.OK
+    assert report.lost == lost
+    assert list(ranges_of(report.foreign)) == list(back.skipped)
+    if damage is not Damage.REQUESTS_REPLACED:
+        assert len(answers(broker)) == len(before) + end - next_offset
+
+    third = Worker(broker)  # an order holds once: the next owner just goes on
+    third.begins = begins
+    third.control(values[-1])
+    async with owned(third) as lane:
+        assert lane.state is LaneState.RUNNING
+
+
+async def test_records_with_a_foreign_time_are_refused_by_order() -> None:
+    broker = begun_broker()
+    submit(broker, 0)
+    bad = submit(broker, 1)
+    log = broker.log(REQUESTS, 0)
+    record = log[bad]
+    assert record is not None
+    log[bad] = msgspec.structs.replace(record, timestamp=broker.now_ms + 10_000_000)
+    submit(broker, 2)
+    world = MemoryWorld(broker)
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: lane.state is LaneState.HALTED)
+        assert "ahead of this worker's clock" in lane.reason
+        back = WayBack(LOG_ID, head_of(broker), 0, refused=(Range(bad, bad + 1),))
+        values = control_values([back], "clock")
+        world.control(values[-1])
+        lane.ordered()
+        await until(lambda: lane.state is LaneState.RUNNING)
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 3)
+    for value in values:
+        broker.append(CONTROL, 0, value)
+    report = await audited(broker, requests=True)
+    assert report.findings == []
+    assert answers(broker) == {0: "SUCCEEDED", 1: "REJECTED", 2: "SUCCEEDED"}
