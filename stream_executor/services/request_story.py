@@ -14,12 +14,17 @@ import msgspec
 
 from stream_executor.audit.findings import ChainError
 from stream_executor.audit.project import project, utc
-from stream_executor.audit.segments import SegmentParser
+from stream_executor.audit.segments import Segment, SegmentParser
 from stream_executor.client.result import Result
 from stream_executor.kafka.reader import PartitionReader
-from stream_executor.model.audit import RequestExecuted, RequestRefused, Seal
+from stream_executor.model.audit import (
+    AttemptStarted,
+    RequestExecuted,
+    RequestRefused,
+    Seal,
+)
 from stream_executor.model.errors import BrokerRefusedError, MalformedError
-from stream_executor.wire.avro import decode
+from stream_executor.wire.avro import CODECS, class_of, decode
 from stream_executor.wire.results import decode_result
 
 if TYPE_CHECKING:
@@ -108,6 +113,7 @@ class _Teller:
     def __init__(self, reader: PartitionReader, places: Places) -> None:
         self._reader = reader
         self._places = places
+        self._attempts: dict[tuple[int, int], list[Step]] = {}
 
     async def of_place(self, partition: int, offset: int) -> Story | None:
         story = Story(self._places.requests, partition, offset)
@@ -137,6 +143,7 @@ class _Teller:
             )
         else:
             story.steps.append(Step("produced", None, "the record is not retained"))
+        story.steps += self._attempts.get((story.partition, story.offset), [])
         if sealed is None:
             story.steps.append(Step("waiting", None, "not answered yet"))
             return story
@@ -198,6 +205,7 @@ class _Teller:
                     segment = parser.rejoin()
                 if segment is None:
                     continue
+                self._note_attempts(partition, segment, record.timestamp)
                 if offset is not None and segment.seal.next <= offset:
                     continue
                 for leaf in segment.leaves:
@@ -211,6 +219,15 @@ class _Teller:
                 if offset is not None and segment.seal.next > offset:
                     return found
         return found
+
+    def _note_attempts(self, partition: int, segment: Segment, at_ms: int) -> None:
+        """Remember which requests were tried alone, because workers had died."""
+        for leaf in segment.leaves:
+            if class_of(leaf.value) is AttemptStarted:
+                said: AttemptStarted = CODECS[AttemptStarted].decode(leaf.value)
+                told = self._attempts.setdefault((partition, said.offset), [])
+                text = f"alone, attempt {said.attempt}, term {said.term}"
+                told.append(Step("tried", utc(at_ms), text))
 
     async def _result(
         self, partition: int, request: Record | None, offset: int
