@@ -114,6 +114,8 @@ class AuditLogFile:
         fresh = [(seq, line) for seq, line in lines if seq > reached.seq]
         if fresh:
             data = b"".join(line for _, line in fresh)
+            # Less, if somebody emptied the file: to extend it would write zeros.
+            position.size = min(position.size, os.fstat(self._fd).st_size)
             os.ftruncate(self._fd, position.size)
             rest = memoryview(data)
             while rest:

@@ -102,6 +102,18 @@ def test_reopens_after_a_rotation(path: Path) -> None:
     assert (seqs(old), seqs(path)) == ([0, 1, 2], [3])
 
 
+def test_goes_on_in_a_file_that_somebody_emptied(path: Path) -> None:
+    with AuditLogFile(path) as log:
+        log.append(0, lines(0, 1), 3)
+        os.truncate(path, 0)
+        log.append(0, lines(2, 2), 5)
+        assert seqs(path) == [2]
+    os.truncate(path, 0)
+    with AuditLogFile(path) as log:
+        log.append(0, lines(3, 3), 7)
+    assert seqs(path) == [3]
+
+
 def test_a_second_writer_is_refused_until_the_first_ends(path: Path) -> None:
     with AuditLogFile(path), pytest.raises(BlockingIOError):
         AuditLogFile(path)
