@@ -33,18 +33,20 @@ async def read_history(
     expected: Callable[[Record], Outcome | None] | None = None,
     *,
     keep: bool = True,
+    tolerated: frozenset[str] = frozenset(),
 ) -> History:
     """Read requests, results and audit of a deployment to their ends and compare.
 
     Args:
         made: the deployment.
         expected: what a plain run of a request gives (``plain_run``).
+        tolerated: codes that are right whatever was expected.
         keep: whether to keep the results; a million of them take a gigabyte.
     """
     history = History()
     async with PartitionReader(made.connection) as reader:
         for partition in range(made.partitions):
-            one = PartitionHistory(partition, expected)
+            one = PartitionHistory(partition, expected, tolerated)
             await _read_partition(made, reader, one, history.results if keep else None)
             history.add(one.counted)
             history.codes.update(one.codes)
