@@ -8,7 +8,8 @@ T ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo dev test test-unit test-integration test-acceptance lint fmt \
-  types bench check-docs ci system-parts lock audit-deps sbom licences wheel clean
+  types bench check-docs ci system-parts lock audit-deps sbom licences wheel clean \
+  test-model soak sabotage
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | \
@@ -60,6 +61,17 @@ fmt: venv ## Format, and mend what can be mended by itself
 
 types: venv ## Types only
 	$(BIN)/mypy
+
+test-model: venv ## Run the lane's histories in memory, 20,000 and every crash point
+	$(BIN)/pytest tests/model
+
+soak: venv system-parts ## Break it for a while: MINUTES=5 SEED=1 BROKERS=1|3 FAULTS=a,b REQUESTS=n
+	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(BROKERS),--brokers $(BROKERS)) \
+	  $(if $(FAULTS),--faults $(FAULTS)) $(if $(REQUESTS),--requests $(REQUESTS))
+
+sabotage: venv ## Break one line of a copy at a time; the tests must notice
+	$(BIN)/python -m tests.sabotage $(if $(T),--only $(T))
 
 bench: venv ## Run the benchmarks
 	$(BIN)/python -m benchmarks

@@ -112,7 +112,7 @@ def begun_broker(
 async def soak(given: argparse.Namespace, folder: Path) -> int:
     """Do it; give the exit code."""
     disks = [folder / f"disk-{slot}" for slot in range(2)]
-    mounted = "disk-full" in given.faults and all([mount_small(d) for d in disks])
+    mounted = "disk-full" in given.faults and all(map(mount_small, disks))
     broker = None
     try:
         names = possible(given.faults.split(","), given.brokers, disks=mounted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from tests.deployment import ADD, COMMAND
 from tests.faults.proxy import Api, Do, FaultProxy
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Awaitable, Callable
 
     from stream_executor.embedded import EmbeddedKafka

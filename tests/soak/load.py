@@ -1,4 +1,4 @@
-"""Signed requests to all partitions, as fast as they are answered, and how far it is."""
+"""Signed requests to all partitions, as fast as they are answered."""
 
 from __future__ import annotations
 

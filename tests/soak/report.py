@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
@@ -26,7 +27,7 @@ def rates(samples: Sequence[tuple[float, int]]) -> list[tuple[float, float]]:
     """Give (seconds, offsets a second) between each two samples."""
     return [
         (at, (done - before) / (at - since))
-        for (since, before), (at, done) in zip(samples, samples[1:], strict=False)
+        for (since, before), (at, done) in pairwise(samples)
         if at > since
     ]
 
@@ -34,7 +35,7 @@ def rates(samples: Sequence[tuple[float, int]]) -> list[tuple[float, float]]:
 def longest_standstill(samples: Sequence[tuple[float, int]]) -> float:
     """Give the most seconds during which no lane committed anything."""
     longest, moved_at = 0.0, samples[0][0] if samples else 0.0
-    for (_, before), (at, done) in zip(samples, samples[1:], strict=False):
+    for (_, before), (at, done) in pairwise(samples):
         if done > before:
             moved_at = at
         longest = max(longest, at - moved_at)
