@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stream_executor.audit.chain import leaf_hash
 from stream_executor.audit.segments import link_of
 from stream_executor.model.audit import (
+    AttemptStarted,
     Context,
     LaneAcquired,
     RequestExecuted,
@@ -128,6 +129,8 @@ class PartitionHistory:
     codes: Counter[str] = field(default_factory=Counter)
     answers: dict[int, _Answer] = field(default_factory=dict)
     events: dict[int, _Event] = field(default_factory=dict)
+    # How often a request was tried alone before it was answered.
+    attempts: Counter[int] = field(default_factory=Counter)
     covered: int = -1
     _head: tuple[int, bytes] = (0, bytes(32))
     _unsealed: int = 0
@@ -194,6 +197,8 @@ class PartitionHistory:
             context: Context = CODECS[Context].decode(value)
             self._context_seq = context.seq
             self._control_offset = context.control_offset
+        elif cls is AttemptStarted:
+            self.attempts[CODECS[AttemptStarted].decode(value).offset] += 1
         elif cls is Resumed:
             self.covered = -1  # the operator's word says where the lane goes on
 

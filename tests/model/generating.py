@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WEIGHTS: dict[StepName, int] = {
-    "submit": 6, "banned": 1, "named": 2, "replay": 2, "unsigned": 2, "marker": 2,
-    "clock": 2, "control": 2, "fetch": 8, "skip": 2, "report": 7, "settle": 7,
+    "submit": 6, "deadly": 1, "banned": 3, "named": 2, "replay": 2, "unsigned": 2,
+    "marker": 2,
+    "clock": 3, "control": 4, "fetch": 8, "skip": 2, "report": 7, "settle": 7,
     "wait": 2, "fate": 8, "kill": 1, "takeover": 2, "thaw": 2, "deliver": 2,
     "release": 2,
 }  # fmt: skip
-SHORTEST, LONGEST = 3, 22
+SHORTEST, LONGEST = 3, 15
 
 
 def generated(seed: int) -> list[Step]:

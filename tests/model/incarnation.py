@@ -134,6 +134,7 @@ class Incarnation(MemoryWorld):
         self.sandbox = FakeSandbox(held=True)
         self.prover = MemoryReader(broker, effects)
         key, self.certificate = process_key(number % _INCARNATION_KEYS)
+        self.incarnation = number.to_bytes(16, "big")
         self.process_key = cast("Ed25519PrivateKey", key)
         self.replay_budget = ReplayBudget(1 << 20)
         self.known = min(stages())

@@ -7,12 +7,13 @@ same history at every run. ``trace`` is what a failed one is read by.
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from stream_executor.auth.sign import RequestSigner
 from stream_executor.lane.lane import Lane
+from stream_executor.lane.suspicion import MAX_ATTEMPTS
 from stream_executor.model.errors import ExecutorError
 from stream_executor.model.request import (
     Call,
@@ -20,23 +21,32 @@ from stream_executor.model.request import (
     InlineModule,
     ModuleName,
 )
-from stream_executor.model.scalars import ValueType, pack_value
+from stream_executor.model.scalars import ValueType, pack_value, unpack
 from stream_executor.wire.requests import encode_json
 from tests.history import PartitionHistory
-from tests.lane_world import AUDIENCE, AUDIT, REQUESTS, RESULTS, SECRET, begun_broker
+from tests.lane_world import (
+    AUDIENCE,
+    AUDIT,
+    REQUESTS,
+    RESULTS,
+    SECRET,
+    add,
+    begun_broker,
+)
 from tests.model.effects import Effects, Fate
 from tests.model.incarnation import BANNED, Incarnation, stages
 from tests.model.oracle import Asked, answers
 from tests.model.virtual_time import VirtualTimeLoop, settle
 
 if TYPE_CHECKING:
+    from stream_executor.model.job import Job, Report
     from stream_executor.model.record import Record
     from tests.history import Counted
 
 StepName = Literal[
     "submit", "banned", "named", "replay", "unsigned", "marker", "clock", "control",
     "fetch", "skip", "report", "settle", "wait", "fate", "kill", "takeover", "thaw",
-    "deliver", "release", "tear",
+    "deliver", "release", "deadly", "tear",
 ]  # fmt: skip
 CLOCK_MS = (1_000, 40_000, 119_000, 131_000, 200_000, -20_000)
 FATES = tuple(Fate)
@@ -76,6 +86,7 @@ class Run:
         self.asked: dict[int, Asked] = {}
         self.tokens: list[tuple[bytes, tuple[tuple[str, bytes], ...], Asked]] = []
         self.control_end = min(stages())
+        self.deadly: set[int] = set()
         self.owners: list[Owner] = []
         self.trace: list[str] = []
         self._latest_ms = self.broker.now_ms
@@ -94,9 +105,18 @@ class Run:
         number = len(self.owners)
         effects = Effects(self.trace.append, f"  worker {number}:")
         world = Incarnation(self.broker, lambda: self.control_end, effects, number)
+        world.sandbox.answer = partial(self._answer, effects)
         lane = Lane(0, world)
         self.owners.append(Owner(lane, world, effects))
         lane.start()
+
+    def _answer(self, effects: Effects, job: Job) -> Report:
+        """What a guest gives, if the worker lives to see it."""
+        (number, *_) = [int(value) for _, value, _ in unpack(job.payload)]
+        if number in self.deadly and effects.works:
+            self.trace.append(f"{effects.name} dies of request {number}")
+            effects.dead = True
+        return add(job)
 
     # -- steps --------------------------------------------------------------------
 
@@ -115,6 +135,11 @@ class Run:
     def _submit(self, many: int, _: int) -> None:
         for _ in range(many % 4 + 1):
             self._append("agent-7", None)
+
+    def _deadly(self, *_: int) -> None:
+        """A good request, but whoever runs its guest dies of it."""
+        self._append("agent-7", None)
+        self.deadly.add(self.tokens[-1][2].number)
 
     def _banned(self, *_: int) -> None:
         self._append(BANNED, None)
@@ -240,19 +265,28 @@ class Run:
             owner.effects.dead = True
             await _end(owner.lane)
         self.broker.deliver()
-        self.own()
-        lane, world, _ = self.owner
-        world.sandbox.held = False
         async with asyncio.timeout(FINISH_S):
-            while not lane.running:
-                assert not world.errors, world.errors
-                await asyncio.sleep(0.1)
-            log = self.broker.log(REQUESTS, 0)
-            while lane.expected < len(log) or lane.window.finished < len(lane.window):
-                self._fetch()
-                await asyncio.sleep(0.1)
-        await lane.release("drain", 2.0)
+            while not await self._last_owner_finishes():
+                pass  # it died of a request; the next one knows more
+        await self.owner.lane.release("drain", 2.0)
         await settle()
+
+    async def _last_owner_finishes(self) -> bool:
+        """Let a new owner answer what it can; tell whether that was everything."""
+        self.own()
+        lane, world, effects = self.owner
+        world.sandbox.held = False
+        log = self.broker.log(REQUESTS, 0)
+        while not (lane.running and lane.in_flight == 0 and lane.expected == len(log)):
+            assert not world.errors, world.errors
+            await asyncio.sleep(0.1)
+            if not effects.works:
+                await _end(lane)
+                return False
+            self._fetch()
+            if lane.window.finished == len(lane.window) and lane.expected == len(log):
+                break  # proven gaps are sealed with the release
+        return effects.works
 
     async def close(self) -> None:
         """Leave nothing behind on the loop."""
@@ -268,10 +302,9 @@ class Run:
             AssertionError: it says what is wrong.
         """
         broker = self.broker
-        history = PartitionHistory()
-        results = {}
+        history = PartitionHistory(tolerated=frozenset({"quarantined"}))
         for record in broker.records(RESULTS, 0):
-            results[record.offset] = history.result(record)
+            history.result(record)
         for record in broker.records(AUDIT, 0):
             history.leaf(record)
         contexts = {o: e.control_offset for o, e in history.events.items()}
@@ -297,6 +330,14 @@ class Run:
                 if o in history.answers
                 and history.answers[o].outcome[:2] != expected[o][:2]
             )
+        hasty = [
+            offset
+            for offset, event in history.events.items()
+            if event.outcome.code == "quarantined"
+            and history.attempts[offset] < MAX_ATTEMPTS
+        ]
+        if hasty:
+            problems["quarantined too soon"] = str(hasty)
         if history.covered != len(broker.log(REQUESTS, 0)):
             problems["covered"] = f"{history.covered} of {len(broker.log(REQUESTS, 0))}"
         errors = [e for owner in self.owners for e in owner.world.errors]

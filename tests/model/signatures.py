@@ -1,15 +1,16 @@
-"""Signatures that this process made or verified before are not verified again.
+"""What this process has verified or decoded before is not verified or decoded again.
 
-Verification is pure and costs a quarter of a millisecond; the lane's recovery asks for
-the same seals at every take-over. Whether it asks at all is for tests/unit/audit.
+Both are pure, and most of a history's time: a lane's recovery asks for the same seals
+at every take-over. Whether it asks at all is for tests/unit/audit.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stream_executor.audit import signing
+from stream_executor.wire.avro import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _known: set[tuple[bytes, bytes, bytes]] = set()
-_MOST = 100_000
+_decoded: dict[bytes, Any] = {}
+_MOST = 20_000
 _verify = signing._verify
+_decode = Codec.decode
 
 
 def _verify_once(public_key: bytes, signature: bytes, message: bytes) -> None:
@@ -48,11 +51,23 @@ class NotedKey:
         return signature
 
 
+def _decode_once(codec: Codec[Any], value: bytes) -> Any:
+    """Values are frozen, so all who ask may have the same one."""
+    known = _decoded.get(value)
+    if known is None:
+        if len(_decoded) > _MOST:
+            _decoded.clear()
+        known = _decoded[value] = _decode(codec, value)
+    return known
+
+
 @contextmanager
 def verified_once() -> Iterator[None]:
-    """Within, no signature is verified twice."""
+    """Within, nothing is verified or decoded twice."""
     signing._verify = _verify_once
+    Codec.decode = _decode_once  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         signing._verify = _verify
+        Codec.decode = _decode  # type: ignore[method-assign]

@@ -41,6 +41,11 @@ class LaneHistories(RuleBasedStateMachine):
         self._do("submit", many)
 
     @rule()
+    def deadly(self) -> None:
+        """A request of which workers die."""
+        self._do("deadly")
+
+    @rule()
     def banned(self) -> None:
         """A subject that may be denied by then."""
         self._do("banned")

@@ -32,13 +32,20 @@ def rates(samples: Sequence[tuple[float, int]]) -> list[tuple[float, float]]:
     ]
 
 
+def working(samples: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Give the samples up to the last answer: what comes later is only counting."""
+    done = samples[-1][1] if samples else 0
+    return [sample for sample in samples if sample[1] < done] + [
+        next(sample for sample in samples if sample[1] == done)
+    ]
+
+
 def longest_standstill(samples: Sequence[tuple[float, int]]) -> float:
-    """Give the most seconds during which no lane committed anything."""
+    """Give the most seconds between two samples that found something new."""
     longest, moved_at = 0.0, samples[0][0] if samples else 0.0
     for (_, before), (at, done) in pairwise(samples):
         if done > before:
-            moved_at = at
-        longest = max(longest, at - moved_at)
+            longest, moved_at = max(longest, at - moved_at), at
     return longest
 
 
