@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from pytest_socket import disable_socket, enable_socket
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest_plugins = ["stream_executor.testing.kafka", "tests.secured_kafka"]
+
+# How long an example takes says how busy the machine is, not whether it is right.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.load_profile("here")
 
 _UNIT = Path(__file__).with_name("unit")
 _PARTS = Path(__file__).parents[1] / "tools" / "system-parts.txt"

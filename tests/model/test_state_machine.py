@@ -148,6 +148,6 @@ class LaneHistories(RuleBasedStateMachine):
 
 TestLaneHistories = LaneHistories.TestCase
 TestLaneHistories.settings = settings(
-    max_examples=100, stateful_step_count=20, deadline=None,
+    max_examples=100, stateful_step_count=20,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip

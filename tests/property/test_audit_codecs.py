@@ -140,7 +140,7 @@ def records(cls: type) -> st.SearchStrategy[Any]:
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_the_writer_gives_fastavros_bytes_and_reads_them_back(cls: type) -> None:
     @given(records(cls))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def check(value: msgspec.Struct) -> None:
         out = io.BytesIO()
         name = f"{cls.__name__}.v1"
@@ -156,7 +156,7 @@ def test_the_writer_gives_fastavros_bytes_and_reads_them_back(cls: type) -> None
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_values_have_one_encoding_and_nothing_follows(cls: type) -> None:
     @given(records(cls), st.data())
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def check(value: msgspec.Struct, data: st.DataObject) -> None:
         written = encode(value)
         for bad in (written + b"\0", written[:-1], written[:HEADER_BYTES], b""):
@@ -184,7 +184,7 @@ def test_model_fields_are_the_schemas_in_order(cls: type) -> None:
 
 
 @given(st.binary(max_size=300), st.sampled_from(CLASSES))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_bytes_decode_or_are_malformed(junk: bytes, cls: type) -> None:
     for value in (junk, CODECS[cls].header + junk):
         try:
@@ -223,7 +223,7 @@ def test_the_signature_covers_every_byte_but_itself(cls: type) -> None:
     assert schema_of(cls)["fields"][-1]["name"] == "signature"
 
     @given(records(cls))
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     def check(value: msgspec.Struct) -> None:
         written = encode(value)
         tag = signing_tag(KINDS[cls])

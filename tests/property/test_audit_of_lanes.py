@@ -58,7 +58,7 @@ async def audited(steps: list[Step], secret: bytes | None) -> VerifyReport:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 1 << 32), st.booleans())
 def test_every_history_of_a_lane_verifies(seed: int, knows: bool) -> None:  # noqa: FBT001 - hypothesis gives it
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

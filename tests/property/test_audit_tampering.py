@@ -77,7 +77,7 @@ _TAMPERINGS = st.lists(
 
 
 @given(_TAMPERINGS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_tampering_is_found_or_changes_nothing_that_counts(
     tamperings: list[tuple],  # type: ignore[type-arg]
 ) -> None:
@@ -95,7 +95,7 @@ def test_tampering_is_found_or_changes_nothing_that_counts(
 
 
 @given(_OFFSETS, st.integers(0, 4_000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_one_flipped_bit_never_passes(at: int, bit: int) -> None:
     records = list(log().records)
     _flip(records, at, bit)

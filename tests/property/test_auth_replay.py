@@ -77,7 +77,5 @@ class ReplayMachine(RuleBasedStateMachine):
         assert self.budget.used_bytes >= 17 * len(self.window)
 
 
-ReplayMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None
-)
+ReplayMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestReplayWindow = ReplayMachine.TestCase

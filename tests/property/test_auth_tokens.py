@@ -104,7 +104,7 @@ payloads = (
 headers = members(lambda: dict(HEADER)).map(spoilt) | st.binary(max_size=60)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(payloads, headers | st.just(json.dumps(HEADER).encode()))
 @example(json.dumps(good_claims(nbf=NOW_S)).encode(), json.dumps(HEADER).encode())
 def test_what_ours_accepts_pyjwt_accepts_with_the_same_claims(
@@ -130,7 +130,7 @@ def test_what_ours_accepts_pyjwt_accepts_with_the_same_claims(
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(payloads)
 @example(json.dumps(good_claims()).encode())
 @example(json.dumps(good_claims(nbf=NOW_S)).encode())
@@ -154,7 +154,7 @@ def test_the_quick_way_serves_ordinary_tokens() -> None:
     assert quick_claims(make_token(good_claims(nbf=1)).split(b".")[1]) is not None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(
@@ -173,13 +173,13 @@ def test_no_headers_make_it_raise(
     assert isinstance(verdict, Refusal)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400) | st.text("ey.AJ_-=+/ ", max_size=60).map(str.encode))
 def test_no_bytes_make_it_raise(token: bytes) -> None:
     assert isinstance(judge(token), Refusal)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_no_change_of_a_good_token_is_accepted(data: st.DataObject) -> None:
     token = make_token()
@@ -192,7 +192,7 @@ def test_no_change_of_a_good_token_is_accepted(data: st.DataObject) -> None:
     assert isinstance(judge(token, value=VALUE + b"x"), Refusal)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(headers)
 def test_no_header_makes_the_parser_raise_anything_else(header: bytes) -> None:
     try:
@@ -203,7 +203,7 @@ def test_no_header_makes_the_parser_raise_anything_else(header: bytes) -> None:
     assert (read.alg, read.kid) == (theirs["alg"], theirs.get("kid"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(odd_values.map(json.dumps).map(str.encode) | payloads)
 def test_what_the_json_parser_accepts_is_json_without_repeated_names(
     raw: bytes,
@@ -223,7 +223,7 @@ def test_what_the_json_parser_accepts_is_json_without_repeated_names(
     assert not any(repeated)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(min_size=1, max_size=40))
 def test_a_segment_has_one_spelling(data: bytes) -> None:
     segment = encode_segment(data)
@@ -231,7 +231,7 @@ def test_a_segment_has_one_spelling(data: bytes) -> None:
     assert segment == base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=40) | st.text("AQgwE_-+/=\n", max_size=9).map(str.encode))
 def test_what_is_decoded_was_canonical(segment: bytes) -> None:
     try:

@@ -157,7 +157,7 @@ def calls(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 @given(calls())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_fast_path_answers_as_the_public_api_does(made: tuple[str, bytes]) -> None:
     function, args = made
     well, output, fuel = by_public_api(function, args)
