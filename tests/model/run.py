@@ -195,7 +195,7 @@ class Run:
         if effects.works and lane.running and world.seeks:
             start = lane.fetch_position + many % 2 + 1
             log = self.broker.log(REQUESTS, 0)
-            here = (len(self.owners), lane.expected)
+            here = (len(self.owners), lane.fetch_position)
             # Twice at one place is no client's forgetting any more: it halts.
             if here not in self._skipped and start < len(log):
                 self._skipped.add(here)
