@@ -15,7 +15,6 @@ from stream_executor.cli.options import Json
 from stream_executor.cli.orders import OperatorKey
 from stream_executor.cli.output import hint, print_json, progress, say, table, write
 from stream_executor.cli.reach import Reach, with_reach
-from stream_executor.cli.streaming import run_until_interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +85,7 @@ def tail(
 ) -> None:
     """Print the last sealed leaves of every partition."""
     root = reach.operator_public_key(operator_key)
-    run_until_interrupted(_tail(reach, root, lines, follow=follow, as_json=json))
+    asyncio.run(_tail(reach, root, lines, follow=follow, as_json=json))
 
 
 @audit.command()

@@ -13,7 +13,6 @@ from stream_executor.cli.options import Json
 from stream_executor.cli.output import hint, print_json, progress, say, write
 from stream_executor.cli.reach import Reach, with_reach
 from stream_executor.cli.results import summary
-from stream_executor.cli.streaming import run_until_interrupted
 
 if TYPE_CHECKING:
     from stream_executor.services.request_story import Story
@@ -85,7 +84,7 @@ def show(
 @with_reach
 def follow(*, reach: Reach, json: Json = False) -> None:
     """Print every result from now on, until Ctrl-C."""
-    run_until_interrupted(_follow(reach, as_json=json))
+    asyncio.run(_follow(reach, as_json=json))
 
 
 async def _follow(reach: Reach, *, as_json: bool) -> None:
