@@ -158,6 +158,7 @@ async def answered_or_busy(made: TestDeployment, executor: Executor) -> bool:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.threat("T-22")
 async def test_a_request_over_which_workers_die_is_quarantined(
     kafka_bootstrap: str, tmp_path: Path
 ) -> None:

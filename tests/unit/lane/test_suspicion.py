@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,7 @@ async def lives_until_done(broker: MemoryBroker, poison: set[int], end: int) -> 
     return number
 
 
+@pytest.mark.threat("T-22")
 async def test_a_request_that_kills_every_worker_is_quarantined_and_the_rest_run() -> (
     None
 ):
