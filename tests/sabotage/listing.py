@@ -1,0 +1,239 @@
+"""Builds that are wrong in one line, and the tests that must say so.
+
+Each is a slip that somebody could make, or that an earlier design had. The fast ones
+run with every `make test`; all of them with `make sabotage`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+CRASHES = "tests/model/test_crash_points.py"
+HISTORIES = "tests/model/test_many_histories.py"
+LANE = "tests/unit/lane/test_lane.py"
+WRITER = "tests/unit/kafka/test_writer_order.py"
+
+_LANE = "lane/lane.py"
+_RECOVERY = "lane/recovery.py"
+_CONCLUSION = "lane/conclusion.py"
+_ADMISSION = "lane/admission.py"
+
+
+class Edit(NamedTuple):
+    """One line of the package, and what it becomes."""
+
+    old: str
+    new: str
+
+
+class Sabotage(NamedTuple):
+    """One wrong build.
+
+    Attributes:
+        name: of it.
+        file: in the package.
+        edits: its lines; each must be there exactly once.
+        caught_by: what pytest runs; at least one of them must fail.
+        fast: whether it is run by every `make test`.
+    """
+
+    name: str
+    file: str
+    edits: tuple[Edit, ...]
+    caught_by: tuple[str, ...]
+    fast: bool = True
+
+
+def _one(
+    name: str, file: str, old: str, new: str, *caught_by: str, fast: bool = True
+) -> Sabotage:
+    return Sabotage(name, file, (Edit(old, new),), caught_by, fast)
+
+
+SABOTAGES = (
+    _one(
+        "a transaction ends before its sends are acknowledged", "kafka/writer.py",
+        "        await _all_sent(sends)\n",
+        "        await producer.commit_transaction()\n"
+        "        await _all_sent(sends)\n",
+        WRITER,
+    ),
+    _one(
+        "acknowledged offsets may fall", "kafka/writer.py",
+        "        if base < self._log_ends[topic]:\n", "        if base < 0:\n",
+        WRITER,
+    ),
+    Sabotage(
+        "no fence before recovery", _LANE,
+        (
+            Edit("        await writer.fence()  # 1\n", ""),
+            Edit(
+                "        context = world.context()\n"
+                "        if context.digests.control_offset < recovered",
+                "        await writer.fence()\n"
+                "        context = world.context()\n"
+                "        if context.digests.control_offset < recovered",
+            ),
+        ),
+        (CRASHES,),
+    ),
+    _one(
+        "the fetched offset is trusted over the log", _LANE,
+        "        if record.offset != self.expected:\n", "        if False:\n",
+        CRASHES, HISTORIES,
+    ),
+    _one(
+        "recovery stops before the last seal", _RECOVERY,
+        "    end = await reader.end_offset(topic, partition)\n",
+        "    end = await reader.end_offset(topic, partition) - 2\n",
+        CRASHES,
+    ),
+    _one(
+        "a seal attests no gaps", _CONCLUSION,
+        "before.next, self.next, self.answered, self.gaps, *self.anchor,",
+        "before.next, self.next, self.answered, [], *self.anchor,",
+        CRASHES,
+    ),
+    _one(
+        "the replay window is not rebuilt", _RECOVERY,
+        "            window.load(seal.spent, seal.lane_time)\n", "",
+        CRASHES, HISTORIES, LANE,
+    ),
+    _one(
+        "a replay is accepted", _ADMISSION,
+        "        if outcome is SpendOutcome.REPLAYED:\n", "        if False:\n",
+        CRASHES, HISTORIES,
+    ),
+    _one(
+        "a spent token is forgotten too early", "lane/head.py",
+        "        return lane_time <= self.lane_time + horizon_ms\n",
+        "        return lane_time <= self.lane_time\n",
+        HISTORIES,
+    ),
+    _one(
+        "unfinished requests are overtaken", "lane/window.py",
+        "        while at < end and mine[at] is not None:\n",
+        "        while at < end:\n",
+        HISTORIES, "tests/unit/lane/test_window.py",
+    ),
+    _one(
+        "the prefix is not the longest", "lane/window.py",
+        "        self._finished = at\n", "        self._finished = min(at, 1)\n",
+        "tests/unit/lane/test_window.py", HISTORIES,
+    ),
+    _one(
+        "late reports of an earlier life are taken", _LANE,
+        "        if generation != self._generation:\n"
+        "            return\n"
+        "        if self.window.finish(",
+        "        if self.window.finish(",
+        HISTORIES, CRASHES,
+    ),
+    _one(
+        "a term is used twice", _LANE,
+        "        self.term = recovered.term + 1\n",
+        "        self.term = max(recovered.term, 1)\n",
+        CRASHES,
+    ),
+    _one(
+        "the lane's clock goes back with the broker's", _ADMISSION,
+        "        self.lane_time = max(self.lane_time, timestamp)\n",
+        "        self.lane_time = timestamp\n",
+        HISTORIES,
+    ),
+    _one(
+        "a new context is not written", _LANE,
+        "            self.window.add(ContextChange(context.digests))\n",
+        "            pass\n",
+        CRASHES, LANE,
+    ),
+    _one(
+        "skipped records are called a gap", _LANE,
+        "            ranges = await world.prover.prove_gap("
+        "topic, self.partition, start, until)\n",
+        "            ranges = [Gap(start, until)]\n",
+        HISTORIES, LANE,
+    ),
+    _one(
+        "the anchor is not compared", _RECOVERY,
+        "    if begin <= head.anchor_offset:\n", "    if False:\n",
+        LANE,
+    ),
+    _one(
+        "a later owner's records halt a frozen one", _RECOVERY,
+        "        if await reader.end_offset(topic, partition) > end:\n",
+        "        if False:\n",
+        CRASHES, HISTORIES,
+    ),
+    _one(
+        "the control view is not looked at again", _LANE,
+        "await world.confirm_view()  # the seal may be younger than our look\n",
+        "pass\n",
+        CRASHES, HISTORIES,
+    ),
+    _one(
+        "a fenced owner fights", _LANE,
+        "_FENCED_RETRY_S = 12.0\n", "_FENCED_RETRY_S = 0.0\n",
+        LANE, CRASHES,
+    ),
+    _one(
+        "a denial learnt while waiting is not applied", _ADMISSION,
+        "        if view_confirmed and (denied",
+        "        if not view_confirmed and (denied",
+        LANE,
+    ),
+    _one(
+        "a lost life keeps its replay memory", _LANE,
+        "            self._replay.discard()\n", "            pass\n",
+        CRASHES, LANE,
+    ),
+    _one(
+        "quarantine comes after one death", "lane/suspicion.py",
+        "MAX_ATTEMPTS = 3\n", "MAX_ATTEMPTS = 1\n",
+        "tests/unit/lane/test_suspicion.py",
+    ),
+    _one(
+        "a poison request is tried for ever", "lane/suspicion.py",
+        "        return self.attempts + 1 if offset == self.first else 1\n",
+        "        return 1\n",
+        HISTORIES,
+    ),
+    _one(
+        "refusals of another code share an answer", _CONCLUSION,
+        "            or entry.code != first.code\n", "",
+        "tests/unit/lane", HISTORIES,
+    ),
+    _one(
+        "markers are never sealed", _LANE,
+        "        return self._quiet_since is not None and "
+        "now - self._quiet_since >= QUIET_SEAL_S\n",
+        "        return False\n",
+        CRASHES,
+    ),
+    _one(
+        "an event names another result", _CONCLUSION,
+        "                    entry.body_digest,\n",
+        "                    entry.salt * 2,\n",
+        "tests/unit/lane", "tests/property/test_audit_of_lanes.py",
+    ),
+    _one(
+        "a child is kept after a malformed reply", "sandbox/process.py",
+        '            self._distrust(f"malformed reply: {error}")\n',
+        "            pass\n",
+        "tests/integration/sandbox/test_liars.py",
+        fast=False,
+    ),
+    _one(
+        "a doubted producer goes on", "kafka/internals.py",
+        '            doubt(f"{name}: {error!r}")\n', "            pass\n",
+        "tests/faults/test_writer_faults.py",
+        fast=False,
+    ),
+    _one(
+        "the end of the log is what is committed", "kafka/client.py",
+        "(topic, partition, _LATEST, READ_UNCOMMITTED)\n",
+        "(topic, partition, _LATEST, READ_COMMITTED)\n",
+        "tests/integration/kafka/test_log_contract.py",
+        fast=False,
+    ),
+)  # fmt: skip
