@@ -202,16 +202,16 @@ class Run:
                 lane.feed([r for r in log[start:] if r is not None][:1])
 
     def _report(self, order: int, _: int) -> None:
-        """Guests end: all in order, all in reverse, or only the first batch."""
+        """Guests end: all of them, only the latest batch, or only the first."""
         for owner in self.owners:
             if owner.effects.works:
                 sandbox = owner.world.sandbox
-                if order % 3 == 1:
-                    sandbox.waiting.reverse()
-                later = sandbox.waiting[1:] if order % 3 == 2 else []
-                del sandbox.waiting[len(sandbox.waiting) - len(later) :]
+                waiting = sandbox.waiting
+                ending = (slice(None), slice(-1, None), slice(1))[order % 3]
+                sandbox.waiting = waiting[ending]
+                del waiting[ending]
                 sandbox.run()
-                sandbox.waiting = later
+                sandbox.waiting = waiting
 
     async def _settle(self, *_: int) -> None:
         await settle()

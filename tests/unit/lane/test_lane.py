@@ -223,6 +223,25 @@ async def test_a_flood_of_unsigned_records_shares_few_answers() -> None:
     assert answers(broker)[40] == "SUCCEEDED"
 
 
+async def test_refusals_of_different_codes_do_not_share_an_answer() -> None:
+    """What the answer says must be true of every record that it covers."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    for header in ([], [], [("authorization", b"Bearer x")], []):
+        broker.append(REQUESTS, 0, b"", header)
+
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 4)
+
+    refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
+    assert [(leaf.offset, leaf.count, leaf.code) for leaf in refused] == [
+        (0, 2, "auth_missing"),
+        (2, 1, "auth_malformed"),
+        (3, 1, "auth_missing"),
+    ]
+
+
 async def test_markers_are_attested_as_gaps() -> None:
     """answered + gaps = next - from, whatever transactional producers leave behind."""
     broker = begun_broker()
