@@ -71,7 +71,7 @@ soak: venv system-parts ## Break it for a while: MINUTES=5 SEED=1 BROKERS=1|3 FA
 	  $(if $(FAULTS),--faults $(FAULTS)) $(if $(REQUESTS),--requests $(REQUESTS))
 
 sabotage: venv ## Break one line of a copy at a time; the tests must notice
-	$(BIN)/python -m tests.sabotage $(if $(T),--only $(T))
+	$(BIN)/python -m tests.sabotage $(if $(T),--only "$(T)")
 
 bench: venv ## Run the benchmarks
 	$(BIN)/python -m benchmarks
