@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import sys
 import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.producer import sender
 
 from benchmarks.machine import settle
-from benchmarks.plain_loop import Answer, Orders
+from benchmarks.plain_loop import Answer, Orders, be_a_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,17 +132,5 @@ async def run(orders: Orders, go: Callable[[], object]) -> Answer:
     return answer
 
 
-def main() -> None:
-    """Be the process."""
-    orders = msgspec.json.decode(sys.stdin.readline(), type=Orders)
-
-    def go() -> None:
-        print("ready", flush=True)
-        sys.stdin.readline()
-
-    answer = uvloop.run(run(orders, go))
-    print(msgspec.json.encode(answer).decode(), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    be_a_process(run)

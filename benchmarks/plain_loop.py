@@ -254,8 +254,8 @@ async def run(orders: Orders, go: Callable[[], object]) -> Answer:
     return answer
 
 
-def main() -> None:
-    """Be the process."""
+def be_a_process(run: Callable[[Orders, Callable[[], object]], Any]) -> None:
+    """Take orders on standard input, run when told to, print the answer."""
     orders = msgspec.json.decode(sys.stdin.readline(), type=Orders)
 
     def go() -> None:
@@ -267,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    be_a_process(run)

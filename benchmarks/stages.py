@@ -155,7 +155,11 @@ class Bench:
     def fetched(self, algorithm: str, guest: Guest) -> bytes:
         """Give a fetch response's bytes with signed requests, as a broker has them."""
         ids = (f"r-{number}" for number in range(self.count))
-        requests = list(signed(self.signers, algorithm, guest, PLACE, ids, time.time))
+        # Signed at the records' own time, however long the stages before took.
+        now_s = self.now_ms // 1000
+        requests = list(
+            signed(self.signers, algorithm, guest, PLACE, ids, lambda: now_s)
+        )
         return b"".join(
             _stored(start, requests[start : start + BATCH], self.now_ms)
             for start in range(0, self.count, BATCH)
