@@ -164,7 +164,7 @@ SABOTAGES = (
         HISTORIES, LANE,
     ),
     _one(
-        "the anchor is not compared", _RECOVERY,
+        "the anchor is not compared", "lane/crosschecks.py",
         "    if begin <= head.anchor_offset:\n", "    if False:\n",
         LANE,
     ),

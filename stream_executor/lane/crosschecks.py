@@ -1,0 +1,135 @@
+"""Does a recovered head fit the requests and the results beside its log?
+
+Requests must reach as far as the head and hold the anchored record still; results must
+not cite events that the log lost. What does not fit is damage, with its way back.
+
+Not here: reading the log itself (``lane.recovery``, whose step 7 this is).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stream_executor.audit.digests import BODY_TAG, Salter, content_digest
+from stream_executor.lane.damage import Damage, DamagedError, WayBack, span
+from stream_executor.model.errors import MalformedError
+from stream_executor.wire.results import decode_result
+
+if TYPE_CHECKING:
+    from stream_executor.lane.ports import LogReader
+    from stream_executor.lane.recovery import Expected, Recovered
+    from stream_executor.model.record import Range
+
+_LAST_RESULTS = 8
+
+
+async def cross_check(
+    reader: LogReader, expected: Expected, recovered: Recovered
+) -> None:
+    """Hold the head against the requests and results partitions.
+
+    Raises:
+        DamagedError: they do not fit together.
+    """
+    head, partition = recovered.head, expected.partition
+    requests = f"{expected.requests_topic}-{partition}"
+    begin = await reader.begin_offset(expected.requests_topic, partition)
+    end = await reader.end_offset(expected.requests_topic, partition)
+    if head.next > end:
+        raise DamagedError(
+            Damage.REQUESTS_REPLACED,
+            requests,
+            f"ends at {end}, but {head.next} is the next to answer: "
+            "the topic was truncated or made anew",
+            partition,
+            _way_back(recovered, begin),
+        )
+    if begin <= head.anchor_offset:
+        await _check_anchor(reader, expected, recovered, begin)
+    ahead = await answered_by_results(
+        reader, expected, recovered.log_id, head.chain.seq
+    )
+    if ahead > head.next:
+        raise DamagedError(
+            Damage.AUDIT_TAIL_LOST,
+            f"{expected.results_topic}-{partition}",
+            f"answers up to {ahead}, the audit log only up to {head.next}: "
+            "the audit log lost its tail",
+            partition,
+            _way_back(recovered, max(ahead, begin), span(head.next, max(ahead, begin))),
+        )
+    if head.next < begin:
+        raise DamagedError(
+            Damage.REQUESTS_REMOVED,
+            requests,
+            f"begins at {begin}, {head.next} is the next to answer: "
+            "requests were removed before they were answered",
+            partition,
+            _way_back(recovered, begin, span(head.next, begin)),
+        )
+
+
+def _way_back(
+    recovered: Recovered, next_offset: int, lost: tuple[Range, ...] = ()
+) -> WayBack:
+    """Go on from this head elsewhere; an order that is not written yet is kept."""
+    before = () if recovered.resume is None else tuple(recovered.resume.order.lost)
+    return WayBack(
+        recovered.log_id, recovered.head.chain, next_offset, (*before, *lost)
+    )
+
+
+async def answered_by_results(
+    reader: LogReader, expected: Expected, log_id: bytes, from_seq: int
+) -> int:
+    """Give up to where results cite events that the audit log does not hold; or -1."""
+    topic, partition = expected.results_topic, expected.partition
+    end = await reader.end_offset(topic, partition)
+    begin = await reader.begin_offset(topic, partition)
+    ahead = -1
+    async for records in reader.read(
+        topic, partition, max(begin, end - _LAST_RESULTS), end
+    ):
+        for record in records:
+            try:
+                result = decode_result(record.value or b"")
+            except MalformedError:
+                continue
+            ours = (result.log_id, result.partition) == (log_id, partition)
+            if ours and result.seq >= from_seq:
+                ahead = max(ahead, result.offset + result.count)
+    return ahead
+
+
+async def _check_anchor(
+    reader: LogReader, expected: Expected, recovered: Recovered, begin: int
+) -> None:
+    head, partition = recovered.head, expected.partition
+    at, wanted = head.anchor_offset, head.anchor_timestamp
+    damage = Damage.REQUESTS_REPLACED
+    finding = (
+        f"offset {at} is not the record that was answered there: the topic was made "
+        "anew, or another cluster answers at this address"
+    )
+    async for records in reader.read(expected.requests_topic, partition, at, at + 1):
+        for record in records:
+            if (record.offset, record.timestamp) != (at, wanted):
+                continue
+            if not expected.secret:
+                return
+            salt = Salter(expected.secret, recovered.log_id).salt(at)
+            digest = content_digest(BODY_TAG, salt, record.value or b"")
+            if digest == head.anchor_digest:
+                return
+            damage = Damage.SECRET_CHANGED
+            finding = (
+                f"offset {at} holds another body than was answered, appended at the "
+                "same moment: the deployment secret changed"
+            )
+    raise DamagedError(
+        damage,
+        f"{expected.requests_topic}-{partition}",
+        finding,
+        partition,
+        _way_back(recovered, begin) if damage is Damage.REQUESTS_REPLACED else None,
+    )
