@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream_executor.cli.options import Json
-from stream_executor.cli.orders import AdministratorKey, OperatorKey, administrator
+from stream_executor.cli.orders import (
+    AdministratorKey,
+    OperatorKey,
+    administrator,
+    everything_said,
+    speak,
+)
 from stream_executor.cli.output import hint, print_json, table
 from stream_executor.cli.reach import Reach, with_reach
 
@@ -64,16 +69,13 @@ def add(
     """Refuse VALUE from now on; requests of a denied subject end in auth_revoked."""
     from stream_executor.services import denying  # noqa: PLC0415 - lazily
 
-    new = asyncio.run(
-        denying.deny(
-            reach.connection,
-            reach.topics.control,
-            reach.operator_public_key(operator_key),
-            administrator(reach, key),
-            kind.subject,
-            _exact(kind, value),
-            reason,
-        )
+    new = speak(
+        reach,
+        operator_key,
+        administrator(reach, key),
+        lambda speaker: denying.deny(
+            speaker, kind.subject, _exact(kind, value), reason
+        ),
     )
     _say(kind, value, denied=True, new=new, as_json=json)
 
@@ -92,15 +94,11 @@ def remove(
     """End a denial; what was refused meanwhile stays refused."""
     from stream_executor.services import denying  # noqa: PLC0415 - lazily
 
-    new = asyncio.run(
-        denying.allow(
-            reach.connection,
-            reach.topics.control,
-            reach.operator_public_key(operator_key),
-            administrator(reach, key),
-            kind.subject,
-            _exact(kind, value),
-        )
+    new = speak(
+        reach,
+        operator_key,
+        administrator(reach, key),
+        lambda speaker: denying.allow(speaker, kind.subject, _exact(kind, value)),
     )
     _say(kind, value, denied=False, new=new, as_json=json)
 
@@ -111,12 +109,7 @@ def list_denials(
     *, reach: Reach, operator_key: OperatorKey = None, json: Json = False
 ) -> None:
     """List what is denied now, oldest first."""
-    from stream_executor.services.speaking import (  # noqa: PLC0415 - lazily
-        read_control,
-    )
-
-    root = reach.operator_public_key(operator_key)
-    view = asyncio.run(read_control(reach.connection, reach.topics.control, root))
+    view = everything_said(reach, operator_key)
     if json:
         for one in view.denials():
             print_json(_facts(one), schema="denial")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,13 @@ import typer
 
 from stream_executor.cli.failures import CommandError
 from stream_executor.cli.options import Json
-from stream_executor.cli.orders import OperatorKey, OperatorPrivateKey, private_key
+from stream_executor.cli.orders import (
+    OperatorKey,
+    OperatorPrivateKey,
+    everything_said,
+    private_key,
+    speak,
+)
 from stream_executor.cli.output import hint, print_json, say, table
 from stream_executor.cli.reach import EnvFile, Reach, with_reach
 
@@ -62,16 +67,11 @@ def enrol(
     from stream_executor.services import enrolment  # noqa: PLC0415 - as above
 
     raw = public_key(public)
-    new = asyncio.run(
-        enrolment.enrol(
-            reach.connection,
-            reach.topics.control,
-            private_key(key),
-            reach.operator_public_key(operator_key),
-            purpose.of_record,
-            raw,
-            name,
-        )
+    new = speak(
+        reach,
+        operator_key,
+        private_key(key),
+        lambda speaker: enrolment.enrol(speaker, purpose.of_record, raw, name),
     )
     _tell(purpose, raw, "enrolled", new=new, as_json=json)
 
@@ -94,16 +94,11 @@ def retire(
 
     raw = public_key(public)
     try:
-        new = asyncio.run(
-            enrolment.retire(
-                reach.connection,
-                reach.topics.control,
-                private_key(key),
-                reach.operator_public_key(operator_key),
-                purpose.of_record,
-                raw,
-                reason,
-            )
+        new = speak(
+            reach,
+            operator_key,
+            private_key(key),
+            lambda speaker: enrolment.retire(speaker, purpose.of_record, raw, reason),
         )
     except LookupError:
         raise CommandError(
@@ -120,12 +115,6 @@ def history(
     *, reach: Reach, operator_key: OperatorKey = None, json: Json = False
 ) -> None:
     """List every key that ever counted, oldest first."""
-    from stream_executor.services.speaking import (  # noqa: PLC0415 - lazily
-        read_control,
-    )
-
-    root = reach.operator_public_key(operator_key)
-    view = asyncio.run(read_control(reach.connection, reach.topics.control, root))
     rows = [
         {
             "purpose": one.purpose.name.lower(),
@@ -134,7 +123,7 @@ def history(
             "enrolled_at": one.enrolled_at,
             "retired_at": one.retired_at,
         }
-        for one in view.enrolled_keys()
+        for one in everything_said(reach, operator_key).enrolled_keys()
     ]
     if json:
         for row in rows:

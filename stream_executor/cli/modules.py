@@ -13,7 +13,12 @@ from stream_executor.cli.bundling import bundle
 from stream_executor.cli.failures import CommandError
 from stream_executor.cli.invocation import read_module
 from stream_executor.cli.options import Json
-from stream_executor.cli.orders import AdministratorKey, OperatorKey, administrator
+from stream_executor.cli.orders import (
+    AdministratorKey,
+    OperatorKey,
+    administrator,
+    everything_said,
+)
 from stream_executor.cli.output import hint, print_json, progress, say, table
 from stream_executor.cli.reach import Reach, with_reach
 from stream_executor.cli.templates import TEMPLATES
@@ -172,12 +177,7 @@ def list_modules(
     json: Json = False,
 ) -> None:
     """List published modules, oldest first."""
-    from stream_executor.services.speaking import (  # noqa: PLC0415 - lazily
-        read_control,
-    )
-
-    root = reach.operator_public_key(operator_key)
-    view = asyncio.run(read_control(reach.connection, reach.topics.control, root))
+    view = everything_said(reach, operator_key)
     if json:
         for one in view.modules():
             print_json(_facts(one), schema="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,13 @@ from stream_executor.cli.failures import CommandError
 from stream_executor.cli.reach import read_text
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from stream_executor.cli.reach import Reach
+    from stream_executor.modules.view import ControlView
+    from stream_executor.services.speaking import Speaker
 
 AdministratorKey = Annotated[
     Path | None,
@@ -63,3 +68,35 @@ def private_key(path: Path) -> Ed25519PrivateKey:
         return read_private_key(read_text(path))
     except ValueError as error:
         raise CommandError("CONFIG", f"{path}: {error}") from error
+
+
+def speak(
+    reach: Reach,
+    operator_key: str | None,
+    signer: Ed25519PrivateKey,
+    word: Callable[[Speaker], Awaitable[bool]],
+) -> bool:
+    """Say one word on the control topic; give whether it is new.
+
+    Raises:
+        Whatever ``services.speaking`` and the word raise.
+    """
+    from stream_executor.services.speaking import speaking  # noqa: PLC0415 - lazily
+
+    async def say() -> bool:
+        root = reach.operator_public_key(operator_key)
+        topic = reach.topics.control
+        async with speaking(reach.connection, topic, root, signer) as speaker:
+            return await word(speaker)
+
+    return asyncio.run(say())
+
+
+def everything_said(reach: Reach, operator_key: str | None) -> ControlView:
+    """Read the control topic to its end."""
+    from stream_executor.services.speaking import (  # noqa: PLC0415 - lazily
+        read_control,
+    )
+
+    root = reach.operator_public_key(operator_key)
+    return asyncio.run(read_control(reach.connection, reach.topics.control, root))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +11,6 @@ import pytest_asyncio
 import wasmtime
 
 from stream_executor.kafka.appender import Appender
-from stream_executor.kafka.reader import PartitionReader
 from stream_executor.model.audit import RequestExecuted, RequestRefused
 from stream_executor.model.control import ModuleRevoked
 from stream_executor.model.request import Call, ExecutionRequest, ModuleName
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from stream_executor.model.record import Record
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -79,16 +76,6 @@ def request(module: str, function: str, args: bytes = b"") -> bytes:
     return encode_json(ExecutionRequest("r", name, Call(function, args)))
 
 
-async def ask(
-    made: TestDeployment, appender: Appender, partition: int, value: bytes
-) -> int:
-    """Append a signed request; give its offset."""
-    topic = made.topics.requests
-    token = made.signer().sign(topic, partition, value, now_s=int(time.time()))
-    header = [("authorization", b"Bearer " + token)]
-    return (await appender.append(topic, partition, value, header)).offset
-
-
 async def answered(made: TestDeployment, places: set[tuple[int, int]]) -> History:
     """Wait until every place has its result."""
     async with asyncio.timeout(90):
@@ -96,13 +83,6 @@ async def answered(made: TestDeployment, places: set[tuple[int, int]]) -> Histor
             await asyncio.sleep(0.3)
     assert history.faults == {}
     return history
-
-
-async def records(made: TestDeployment, topic: str, partition: int) -> list[Record]:
-    """Give everything in a partition."""
-    async with PartitionReader(made.connection) as reader:
-        end = await reader.end_offset(topic, partition)
-        return [r async for rs in reader.read(topic, partition, 0, end) for r in rs]
 
 
 async def administrator(made: TestDeployment, *arguments: str) -> tuple[int, str, str]:
@@ -130,9 +110,7 @@ async def test_a_large_module_runs_with_its_grant_and_not_without(
             code, _, err = await administrator(made, *publish, *grant)
             assert code == 0, err
             for partition in (0, 1):
-                offset = await ask(
-                    made, appender, partition, request("large@1", "last")
-                )
+                offset = await made.ask(appender, partition, request("large@1", "last"))
                 expected[partition, offset] = end
             history = await answered(made, set(expected))
             outcomes = {p: (r.status, r.code) for p, r in history.results.items()}
@@ -171,11 +149,11 @@ async def test_revocation_stops_new_executions_on_the_whole_fleet_within_a_secon
 
     async def keep_asking(appender: Appender, partition: int) -> None:
         while not stop.is_set():
-            places.add((partition, await ask(made, appender, partition, value)))
+            places.add((partition, await made.ask(appender, partition, value)))
             await asyncio.sleep(0.05)
 
     async with Appender(made.connection) as appender, asyncio.TaskGroup() as tasks:
-        first = {(p, await ask(made, appender, p, value)) for p in (0, 1)}
+        first = {(p, await made.ask(appender, p, value)) for p in (0, 1)}
         await answered(made, first)  # both lanes work, and ran it while they might
         places |= first
         for partition in (0, 1):
@@ -185,14 +163,14 @@ async def test_revocation_stops_new_executions_on_the_whole_fleet_within_a_secon
         )
         assert code == 0, err
         assert f'"sha256":"{s256.hex()}"' in out
-        control = await records(made, made.topics.control, 0)
+        control = await made.records(made.topics.control, 0)
         *_, said = [r for r in control if class_of(r.value or b"") is ModuleRevoked]
         late = {0: 0, 1: 0}
         async with asyncio.timeout(60):
             while min(late.values()) < 5:  # until enough came after the grace
                 await asyncio.sleep(0.2)
                 for partition in late:
-                    asked = await records(made, made.topics.requests, partition)
+                    asked = await made.records(made.topics.requests, partition)
                     late[partition] = sum(
                         r.timestamp > said.timestamp + GRACE_MS for r in asked
                     )
@@ -202,7 +180,7 @@ async def test_revocation_stops_new_executions_on_the_whole_fleet_within_a_secon
     for partition in (0, 1):
         times = {
             r.offset: r.timestamp
-            for r in await records(made, made.topics.requests, partition)
+            for r in await made.records(made.topics.requests, partition)
             if (partition, r.offset) in places
         }
         executed, refused = await decisions(made, partition, s256, times)
@@ -218,7 +196,7 @@ async def decisions(
 ) -> tuple[set[int], set[int]]:
     """Give which of these offsets the audit log says ran, and which were refused."""
     executed, refused = set(), set()
-    for record in await records(made, made.topics.audit, partition):
+    for record in await made.records(made.topics.audit, partition):
         kind = class_of(record.value or b"")
         if kind not in (RequestExecuted, RequestRefused):
             continue
