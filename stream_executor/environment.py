@@ -162,8 +162,7 @@ def _explain_missing(file: Path, required: bool, found: Gathered) -> None:  # no
     if nested:
         found.problems.append(
             f"{file} is missing, but {nested[-1]} exists: a restored configuration "
-            f"was copied into the folder instead of over it; move its files up, or "
-            "use `wasm-executor backup restore`"
+            "was copied into the folder instead of over it; move its files up"
         )
     elif required:
         found.problems.append(f"{file}: no such file")

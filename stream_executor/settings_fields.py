@@ -131,7 +131,7 @@ class SettingsFields(BaseSettings):
     )
     audit_log_path: Path = _setting(
         "AUDIT_LOG_PATH", Path("/var/log/wasm-executor/audit.log"),
-        "The readable audit log, JSON Lines; written by the notary.",
+        "The readable audit log, JSON Lines; what writes it is still to come.",
     )  # fmt: skip
     enable_audit_logging: bool = _setting(
         "ENABLE_AUDIT_LOGGING", True,
@@ -336,7 +336,11 @@ class SettingsFields(BaseSettings):
     http_tls_key_file: Path | None = _ours(
         "HTTP_TLS_KEY_FILE", None, "Its private key (PEM)."
     )
-    backup_dir: Path = _ours("BACKUP_DIR", Path("/backup"), "Of `backup now`.")
+    backup_dir: Path = _ours(
+        "BACKUP_DIR",
+        Path("/backup"),
+        "Where backups lie; the newest one's age is a metric.",
+    )
 
     # -- the notary ------------------------------------------------------------------
     archive: str | None = _ours(

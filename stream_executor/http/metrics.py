@@ -161,10 +161,6 @@ REPLAY_LIMIT = _gauge(
     "wasm_executor_replay_window_limit_bytes",
     "Most memory for spent tokens; beyond it requests are refused as rate_limited.",
 )
-SUSPECT_BATCHES = _counter(
-    "wasm_executor_suspect_batches_total",
-    "Fetched batches that only the tolerant parser could read.",
-)
 COMPILATIONS = _counter(
     "wasm_executor_module_compilations_total", "Modules compiled, not found in a cache."
 )
