@@ -1,18 +1,26 @@
 """``audit.log`` on disk: each sealed leaf's line once, whatever dies between two calls.
 
-Data are fsynced before the position that speaks of them. A crash between the two
-leaves lines beyond the recorded size; opening takes their sequence numbers in, so
-they are not written again, and cuts a torn tail off, so it is.
-Source: docs/wire-format.md, "audit.log".
+Lines are fsynced before the position that speaks of them. A crash between the two
+leaves lines beyond the recorded size; opening takes their sequence numbers in, so they
+are not written again, and cuts a torn tail off, so it is. Where file and position do
+not fit together (a restored backup, an is_new file, a lost position), the files
+themselves say what they hold.
+Source: docs/wire-format.md, "audit.log"; ADR 0026.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import time
 from typing import TYPE_CHECKING, Self
 
 import msgspec
+
+from stream_executor.audit.log_lines import Held, Runs, log_files, read_held
+from stream_executor.audit.project import utc
+from stream_executor.model.errors import IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,26 +28,43 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _MODE = 0o640
+_COUNTER_DIGITS = 20
+_TAIL_BYTES = 512
+RESTORED = "audit_log.restored"
 
 
-class _Reached(msgspec.Struct):
-    """How far one audit partition is written."""
+class Chunk(msgspec.Struct, frozen=True):
+    """Whole sealed segments of one audit partition.
 
-    seq: int = -1  # of the last leaf in the file
-    offset: int = 0  # audit offset to read on from: the start of a segment
+    Attributes:
+        partition: audit partition.
+        log_id: the log that they belong to, lower hex.
+        lines: sequence number and line, newline included, in the log's order.
+        read_from: audit offset behind the last segment.
+    """
+
+    partition: int
+    log_id: str
+    lines: list[tuple[int, bytes]]
+    read_from: int
 
 
 class _Position(msgspec.Struct):
-    partitions: dict[int, _Reached] = {}
-    inode: int = 0  # of the file that `size` speaks of
-    size: int = 0  # bytes, whole lines
+    """The file ``.position``.
 
+    Attributes:
+        partitions: what is in this file and the rotated ones.
+        inode, size, tail: of the file that was written last; its whole lines' bytes,
+            and the digest of the last of these bytes.
+        saved: how often this was saved. The lock file, which no backup holds, says
+            it too: a position that is older than that was put back from a backup.
+    """
 
-class _Line(msgspec.Struct):
-    """What a line says about its place."""
-
-    partition: int
-    seq: int
+    partitions: dict[int, Held] = {}
+    inode: int = 0
+    size: int = 0
+    tail: str = ""
+    saved: int = 0
 
 
 class AuditLogFile:
@@ -49,20 +74,24 @@ class AuditLogFile:
         path: the log file; ``.lock`` and ``.position`` lie beside it.
         write: `os.write`, or a test's.
 
+    Attributes:
+        restored: why the files were read anew when this was opened or reopened;
+            empty where file and position fitted. The file has a line about it.
+
     Raises:
         BlockingIOError: another process writes this file.
         OSError: the file, or its folder, cannot be used.
-        msgspec.DecodeError: the position file is damaged.
     """
 
     def __init__(
         self, path: Path, write: Callable[[int, bytes], int] = os.write
     ) -> None:
+        self.restored = ""
         self._path = path
         self._write = write
         self._position_path = path.with_name(path.name + ".position")
         self._fd = -1
-        self._lock = _open(path.with_name(path.name + ".lock"))
+        self._lock = _open(path.with_name(path.name + ".lock"), 0)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._position = self._load()
@@ -91,41 +120,49 @@ class AuditLogFile:
 
     def read_from(self, partition: int) -> int:
         """Give the audit offset from which `append` needs a partition's leaves."""
-        return self._position.partitions.get(partition, _Reached()).offset
+        return self._position.partitions.get(partition, Held()).offset
 
-    def append(
-        self, partition: int, lines: Sequence[tuple[int, bytes]], read_from: int
-    ) -> int:
+    def append(self, chunks: Sequence[Chunk]) -> int:
         """Write leaves that are not written yet; give how many those were.
 
         After an `OSError`, say of a full disk, the same call may be made again: a
         part of a line is cut off first and nothing comes twice.
 
-        Args:
-            partition: audit partition.
-            lines: sequence number and line, newline included, in the log's order.
-            read_from: audit offset behind the segments that these leaves end.
-
         Raises:
+            IntegrityError: the file holds lines of another log; nothing is written.
             OSError: the disk did not take it.
         """
-        position = self._position
-        reached = position.partitions.setdefault(partition, _Reached())
-        fresh = [(seq, line) for seq, line in lines if seq > reached.seq]
-        if fresh:
-            data = b"".join(line for _, line in fresh)
-            # Less, if somebody emptied the file: to extend it would write zeros.
-            position.size = min(position.size, os.fstat(self._fd).st_size)
-            os.ftruncate(self._fd, position.size)
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._write(self._fd, bytes(rest)) :]
-            os.fsync(self._fd)
-            position.size += len(data)
-            reached.seq = fresh[-1][0]
-        reached.offset = read_from
+        reached = self._position.partitions
+        fresh: list[bytes] = []
+        for chunk in chunks:
+            held = reached.get(chunk.partition, Held())
+            if held.log_id not in ("", chunk.log_id):
+                message = (
+                    f"{self._path} holds partition {chunk.partition} of the log "
+                    f"{held.log_id}, but the topic's is {chunk.log_id}: move the file, "
+                    "its rotated ones and .position elsewhere, or set AUDIT_LOG_PATH"
+                )
+                raise IntegrityError(message)
+            fresh += [line for seq, line in chunk.lines if seq > held.seq]
+        if not fresh:
+            return 0
+        self._extend(b"".join(fresh))
+        for chunk in chunks:
+            held = reached.setdefault(chunk.partition, Held())
+            held.log_id, held.offset = chunk.log_id, chunk.read_from
+            held.seq = max(held.seq, chunk.lines[-1][0])
         self._save()
         return len(fresh)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the name leads to another file by now, or to a shorter one."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return True
+        position = self._position
+        return status.st_ino != position.inode or status.st_size < position.size
 
     def reopen(self) -> None:
         """Go on in the file that has the name now: logrotate moved the other one.
@@ -138,57 +175,108 @@ class AuditLogFile:
             os.close(self._fd)
         self._fd = opened
         position = self._position
-        inode = os.fstat(opened).st_ino
-        if inode != position.inode:
-            for other in self._path.parent.glob(self._path.name + "*"):
-                if other.stat().st_ino == position.inode:
-                    self._repair_at(other, position.size)
-            position.inode, position.size = inode, 0
-        position.size = self._repair(opened, position.size)
+        self.restored = self._misfit()
+        if self.restored:
+            position.inode = os.fstat(opened).st_ino
+            self._read_files()
+        else:
+            position.size = self._take_in(self._path, position.size)
         self._save()
 
-    def _repair_at(self, path: Path, start: int) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    def _misfit(self) -> str:
+        """Say why file and position do not fit together; empty if now they do."""
+        position = self._position
+        inode = os.fstat(self._fd).st_ino
+        if not position.inode:
+            position.inode = inode
+            filled = any(one.stat().st_size for one in log_files(self._path))
+            return "no position was kept" if filled else ""
+        counter = os.pread(self._lock, _COUNTER_DIGITS, 0)
+        if not counter.isdigit() or int(counter) > position.saved:
+            return "a position from before was put back"
+        if self._is_last_written(self._path):
+            return ""
+        rotated = [one for one in log_files(self._path) if one != self._path]
+        newest = max(rotated, key=lambda one: one.stat().st_mtime_ns, default=None)
+        if (
+            newest is None
+            or os.fstat(self._fd).st_size
+            or not self._is_last_written(newest)
+        ):
+            return "the file that was written last is not there as it was"
+        self._take_in(newest, position.size)
+        position.inode, position.size = inode, 0
+        return ""
+
+    def _is_last_written(self, path: Path) -> bool:
+        """Whether the position speaks of this file: by its bytes, if there are any."""
+        position = self._position
+        if not position.size:
+            return path.stat().st_ino == position.inode
+        with path.open("rb") as file:
+            return _tail(file.fileno(), position.size) == position.tail
+
+    def _take_in(self, path: Path, start: int) -> int:
+        """Take in the whole lines from `start` on, cut the rest; give the size."""
+        found, size = read_held(path, start)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            self._repair(fd, start)
+            if size != os.fstat(fd).st_size:
+                os.ftruncate(fd, size)
+            os.fsync(fd)
         finally:
             os.close(fd)
-
-    def _repair(self, fd: int, start: int) -> int:
-        """Take in the whole lines from `start` on, cut the rest; give the size."""
-        if os.fstat(fd).st_size < start:
-            start = 0  # somebody emptied it
-        size = start
-        with os.fdopen(os.dup(fd), "rb") as file:
-            file.seek(start)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    place = msgspec.json.decode(line, type=_Line)
-                except msgspec.DecodeError:
-                    break  # blocks that a power cut left unwritten
-                reached = self._position.partitions.setdefault(
-                    place.partition, _Reached()
-                )
-                reached.seq = max(reached.seq, place.seq)
-                size += len(line)
-        if size != os.fstat(fd).st_size:
-            os.ftruncate(fd, size)
-        os.fsync(fd)
+        for partition, runs in found.items():
+            runs.raise_to_last(self._position.partitions.setdefault(partition, Held()))
         return size
+
+    def _read_files(self) -> None:
+        """Have the files say what they hold, and write that this was done.
+
+        What lies in them without a hole counts; the topic gives the rest again.
+        """
+        position = self._position
+        found, position.size = read_held(self._path)
+        os.ftruncate(self._fd, position.size)
+        for other in log_files(self._path):
+            if other != self._path:
+                for partition, runs in read_held(other)[0].items():
+                    found.setdefault(partition, Runs()).merge(runs)
+        position.partitions = {
+            partition: runs.without_hole() for partition, runs in sorted(found.items())
+        }
+        record = {
+            "time": utc(time.time_ns() // 1_000_000),
+            "kind": RESTORED,
+            "partition": None,
+            "reason": self.restored,
+            "reached": [[p, held.seq] for p, held in position.partitions.items()],
+        }
+        self._extend(msgspec.json.encode(record) + b"\n")
+
+    def _extend(self, data: bytes) -> None:
+        """Put bytes behind what was written, on disk when this returns."""
+        if os.fstat(self._fd).st_size > self._position.size:  # a write that failed
+            os.ftruncate(self._fd, self._position.size)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._write(self._fd, bytes(rest)) :]
+        os.fsync(self._fd)
+        self._position.size += len(data)
 
     def _load(self) -> _Position:
         try:
-            data = self._position_path.read_bytes()
-        except FileNotFoundError:
-            return _Position()
-        return msgspec.json.decode(data, type=_Position)
+            return msgspec.json.decode(self._position_path.read_bytes(), type=_Position)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return _Position()  # the files say it
 
     def _save(self) -> None:
+        position = self._position
+        position.tail = _tail(self._fd, position.size)
+        position.saved += 1
         draft = self._position_path.with_name(self._position_path.name + ".new")
         with draft.open("wb") as file:
-            file.write(msgspec.json.encode(self._position))
+            file.write(msgspec.json.encode(position))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._position_path)
@@ -197,7 +285,15 @@ class AuditLogFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+        # Not fsynced: a counter that a power cut made older accuses nobody.
+        os.pwrite(self._lock, b"%0*d" % (_COUNTER_DIGITS, position.saved), 0)
 
 
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _MODE)
+def _open(path: Path, flags: int = os.O_APPEND) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, _MODE)
+
+
+def _tail(fd: int, size: int) -> str:
+    """Give the digest of the last bytes before a file's size."""
+    start = max(0, size - _TAIL_BYTES)
+    return hashlib.sha256(os.pread(fd, size - start, start)).hexdigest()

@@ -1,0 +1,153 @@
+"""What ``audit.log`` and its rotated files hold: each partition's sequence numbers.
+
+Not here: who writes them, and where it goes on (``audit.log_file``).
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import zlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stream_executor.model.audit import Seal
+from stream_executor.wire.avro import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+_SEAL = KINDS[Seal]
+# What lies beside a log file and is none.
+_BESIDE = (".lock", ".position", ".position.new")
+_COMPRESSED = ".gz"
+
+
+class _Line(msgspec.Struct):
+    """What a line says about its place; a line about the file itself has none."""
+
+    partition: int | None
+    seq: int = -1
+    kind: str = ""
+    audit_offset: int = -1
+    log_id: str = ""
+
+
+class Held(msgspec.Struct):
+    """How far one audit partition is in the files.
+
+    Attributes:
+        seq: of the last leaf; -1 for none.
+        offset: audit offset to read on from: the start of a segment.
+        log_id: the log, lower hex; empty while unknown.
+    """
+
+    seq: int = -1
+    offset: int = 0
+    log_id: str = ""
+
+
+class _Run(msgspec.Struct):
+    """Sequence numbers without a hole, and the last seal among them."""
+
+    first: int
+    last: int
+    offset: int = 0  # behind that seal
+
+
+class Runs:
+    """The sequence numbers of one partition that some files hold.
+
+    Memory is one entry a hole, whatever the files' size.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[_Run] = []
+        self._log_id = ""
+
+    def add(self, line: _Line) -> None:
+        """Take one line."""
+        runs = self._runs
+        if not runs or line.seq != runs[-1].last + 1:
+            runs.append(_Run(line.seq, line.seq))
+        runs[-1].last = line.seq
+        if line.kind == _SEAL:
+            runs[-1].offset = line.audit_offset + 1
+            self._log_id = line.log_id
+
+    def merge(self, other: Runs) -> None:
+        """Take another file's."""
+        self._runs += other._runs
+        self._log_id = self._log_id or other._log_id
+
+    def raise_to_last(self, held: Held) -> None:
+        """Take these in as what follows what was held before."""
+        for run in self._runs:
+            held.seq = max(held.seq, run.last)
+            held.offset = max(held.offset, run.offset)
+        held.log_id = self._log_id or held.log_id
+
+    def without_hole(self) -> Held:
+        """Give how far these go from the lowest one on without a hole."""
+        held = Held(log_id=self._log_id)
+        for run in sorted(self._runs, key=lambda run: run.first):
+            if held.seq >= 0 and run.first > held.seq + 1:
+                break
+            held.seq = max(held.seq, run.last)
+            held.offset = max(held.offset, run.offset)
+        return held
+
+
+def log_files(path: Path) -> list[Path]:
+    """Give a log file and its rotated ones, as far as they are there."""
+    others = path.parent.glob(glob.escape(path.name) + "[-.]*")
+    names = {path, *others} - {path.with_name(path.name + end) for end in _BESIDE}
+    return sorted(one for one in names if one.is_file())
+
+
+def read_held(path: Path, start: int = 0) -> tuple[dict[int, Runs], int]:
+    """Read the whole lines of one file, gzip or not.
+
+    Args:
+        path: the file.
+        start: where a line begins; bytes.
+
+    Returns:
+        What it holds by partition, and where its last whole line ends; what follows
+        was torn by a crash, or is no log.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    held: dict[int, Runs] = {}
+    size = start
+    with _open(path) as file:
+        file.seek(start)
+        for text in _whole_lines(file):
+            try:
+                line = msgspec.json.decode(text, type=_Line)
+            except msgspec.DecodeError:
+                break  # blocks that a power cut left unwritten
+            if line.partition is not None:
+                held.setdefault(line.partition, Runs()).add(line)
+            size += len(text)
+    return held, size
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.suffix == _COMPRESSED:
+        return gzip.open(path)  # type: ignore[return-value]  # read only, as we do
+    return path.open("rb")
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    try:
+        for text in file:
+            if not text.endswith(b"\n"):
+                return
+            yield text
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return  # a damaged archive: the topic gives the rest
