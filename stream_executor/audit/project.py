@@ -11,16 +11,19 @@ Source: docs/wire-format.md, "audit.log"; the user's manual, "Check audit logs".
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from stream_executor.audit.segments import link_of
 from stream_executor.model.audit import RequestExecuted, RequestRefused, SchemaDigest
 from stream_executor.model.codes import Status
 from stream_executor.model.job import InvocationKind, Limits
 from stream_executor.model.record import Range
 from stream_executor.wire.avro import KINDS
+from stream_executor.wire.schemas import HEADER_BYTES
 
 if TYPE_CHECKING:
     from stream_executor.model.audit import AuditLeaf, Principal
@@ -55,6 +58,20 @@ def project(leaf: AuditLeaf, offset: int, partition: int) -> JsonObject:
     elif "created_ms" in plain:
         head["time"] = utc(plain["created_ms"])
     return {**head, **place, **plain}
+
+
+def unknown(value: bytes, offset: int, partition: int) -> JsonObject:
+    """Give a leaf whose schema this release does not know; its place is known."""
+    seq, _ = link_of(value)
+    return {
+        "time": None,
+        "kind": "unknown",
+        "partition": partition,
+        "audit_offset": offset,
+        "seq": seq,
+        "schema": value[:HEADER_BYTES].hex(),
+        "value_s256": hashlib.sha256(value).hexdigest(),
+    }
 
 
 def line(projected: JsonObject) -> bytes:

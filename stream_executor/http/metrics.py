@@ -189,6 +189,16 @@ KEYS_FETCHED = _gauge(
     "When the JWKS address last answered, seconds since 1970; 0 if never.",
     Combine.MAX,
 )
+# The process that writes `audit.log`.
+AUDIT_LOG_LINES = _counter(
+    "wasm_executor_audit_log_lines_total", "Lines written to AUDIT_LOG_PATH."
+)
+AUDIT_LOG_COMPLETE = _gauge(
+    "wasm_executor_audit_log_complete_timestamp_seconds",
+    "When that file last held every sealed audit record, or another process on this "
+    "host wrote it, seconds since 1970; 0 if this process does not know.",
+    Combine.MAX,
+)
 
 # Derived by the supervisor: from the lanes' states, and of itself.
 LANES = _row(
@@ -236,7 +246,9 @@ CERTIFICATE_EXPIRY = _gauge(
     "wasm_executor_http_certificate_expiry_timestamp_seconds",
     "When this port's TLS certificate ends, seconds since 1970; 0 without TLS.",
 )
-
+AUDIT_LOG_ENABLED = _gauge(
+    "wasm_executor_audit_log_enabled", "1 if ENABLE_AUDIT_LOGGING is set, else 0."
+)
 KAFKA_CERTIFICATE_EXPIRY = _gauge(
     "wasm_executor_kafka_certificate_expiry_timestamp_seconds",
     "When our certificate towards Kafka ends, seconds since 1970; 0 without one.",

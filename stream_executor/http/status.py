@@ -70,14 +70,37 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     lanes: tuple[LaneStatus, ...] = ()
 
 
+class AuditLogStatus(msgspec.Struct, frozen=True):
+    """The file ``audit.log`` and the process that writes it.
+
+    Attributes:
+        pid: None while the process waits for its next start.
+        writing: it is the file's one writer, and what is sealed was written.
+        standby: another process on this host writes the file.
+        note: what it waits for, or why it ended last, in words.
+    """
+
+    path: str
+    pid: int | None = None
+    writing: bool = False
+    standby: bool = False
+    note: str = ""
+    restarts: int = 0
+
+
 class ServiceStatus(msgspec.Struct, frozen=True):
-    """The whole instance at one moment."""
+    """The whole instance at one moment.
+
+    Attributes:
+        audit_log: None with ENABLE_AUDIT_LOGGING=false.
+    """
 
     version: str
     instance: str
     started_ms: int
     draining: bool
     workers: tuple[WorkerStatus, ...]
+    audit_log: AuditLogStatus | None = None
 
     @property
     def lanes(self) -> list[LaneStatus]:
@@ -123,9 +146,9 @@ class Verdict(msgspec.Struct, frozen=True):
 def judge_health(status: ServiceStatus) -> Verdict:
     """Tell whether this instance is of any use.
 
-    Not ok only if no worker can work, no lane can, or the audit cannot be written:
-    one bad lane must not restart an instance whose other lanes work. A worker without
-    lanes is a healthy stand-by. Draining is healthy.
+    Not ok only if no worker can work, no lane can, or the audit topic cannot be
+    written. One bad lane must not restart an instance whose other lanes work. A worker
+    without lanes is a healthy stand-by. Draining is healthy.
     """
     reporting = [worker for worker in status.workers if worker.reporting]
     reasons = [
@@ -144,6 +167,9 @@ def judge_health(status: ServiceStatus) -> Verdict:
         f"lane {lane.partition} is {lane.state}: {lane.reason or 'no reason given'}"
         for lane in disabled
     ]
+    file = status.audit_log
+    if file is not None and file.note and not file.standby:
+        reasons.append(f"{file.path} is not written: {file.note}")
     useful = [
         worker
         for worker in reporting

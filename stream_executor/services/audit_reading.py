@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
 
 from stream_executor.audit.findings import ChainError
 from stream_executor.audit.genesis import TopicNames
-from stream_executor.audit.project import JsonObject, project
+from stream_executor.audit.project import JsonObject, project, unknown
 from stream_executor.audit.segments import Leaf, SegmentParser
 from stream_executor.model.audit import RequestExecuted, RequestRefused, Seal
 from stream_executor.model.errors import IntegrityError, MalformedError
@@ -26,10 +27,12 @@ from stream_executor.services.control_reading import LogReader, read_control
 from stream_executor.wire.avro import decode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from stream_executor.audit.replay import ReplayFilter
+    from stream_executor.audit.segments import Segment
     from stream_executor.model.audit import AuditLeaf
+    from stream_executor.model.control import ResumeOrdered
 
 POLL_S = 0.5
 # A transaction holds at most 500 requests' events; this many records back there is
@@ -63,28 +66,42 @@ class AuditSource(msgspec.Struct, frozen=True):
     cluster_id: str | None = None
 
 
-class _Sealed:
-    """Gives one partition's sealed leaves as they come."""
+class SealedLog:
+    """Gives one partition's sealed segments as they come.
 
-    def __init__(self, view: ControlView, partition: int, start: int) -> None:
+    Args:
+        view: says which keys were enrolled and which resumes ordered; whoever feeds
+            records must have read the control topic to its end after they were there.
+        partition: audit partition.
+        broken: told the partition and what is wrong where the chain is broken. To say
+            that fully is the verifier's task; what is sealed is given all the same.
+    """
+
+    def __init__(
+        self,
+        view: ControlView,
+        partition: int,
+        broken: Callable[[int, str], None] = lambda *_: None,
+    ) -> None:
         self.partition = partition
-        self.position = start
         self._view = view
-        self._parser = SegmentParser(None, None, self._believe)
+        self._broken = broken
+        self._orders: list[ResumeOrdered] = []
+        self._parser = SegmentParser(None, None, self._believe, self._orders)
 
     def _believe(self, seal: Seal) -> None:
         if not self._view.fleet_key_valid(seal.fleet_key, seal.control_offset):
             message = "not a seal of this deployment"
             raise IntegrityError(message)
+        self._orders[:] = self._view.orders(seal.log_id)
 
-    def feed(self, offset: int, value: bytes | None) -> list[Leaf]:
-        """Take a record; give the leaves that it seals."""
+    def feed(self, offset: int, value: bytes | None) -> Segment | None:
+        """Take a record; give the segment that it seals, if it does."""
         try:
-            segment = self._parser.feed(offset, value)
-        except ChainError:
-            # Saying so is the verifier's task; what is sealed is shown all the same.
-            segment = self._parser.rejoin()
-        return [] if segment is None else segment.leaves
+            return self._parser.feed(offset, value)
+        except ChainError as error:
+            self._broken(self.partition, str(error))
+            return self._parser.rejoin()
 
 
 async def replay(
@@ -110,12 +127,12 @@ async def replay(
     await read_control(reader, topics.control, view)
     for partition in partitions:
         start = await _replay_start(source, asked, partition)
-        sealed = _Sealed(view, partition, start)
+        sealed = SealedLog(view, partition)
         async for records in reader.read(
             topics.audit, partition, start, ends[partition]
         ):
             for record in records:
-                for leaf in sealed.feed(record.offset, record.value):
+                for leaf in _leaves(sealed.feed(record.offset, record.value)):
                     event = _decoded(leaf)
                     if isinstance(
                         event, RequestExecuted | RequestRefused
@@ -163,7 +180,8 @@ async def tail(
         begin = await reader.begin_offset(topics.audit, partition)
         end = await reader.end_offset(topics.audit, partition)
         # A marker follows each transaction, so leaves are fewer than offsets.
-        logs.append(_Sealed(view, partition, max(begin, end - 2 * last - _LOOK_BACK)))
+        start = max(begin, end - 2 * last - _LOOK_BACK)
+        logs.append(_Followed(SealedLog(view, partition), start))
     shown: deque[JsonObject]
     for log in logs:
         shown = deque(maxlen=last)
@@ -178,22 +196,39 @@ async def tail(
                 yield row
 
 
+@dataclass
+class _Followed:
+    sealed: SealedLog
+    position: int
+
+
 async def _news(
-    source: AuditSource, view: ControlView, log: _Sealed
+    source: AuditSource, view: ControlView, log: _Followed
 ) -> AsyncIterator[JsonObject]:
     """Give what was sealed in one partition since the last look."""
     reader, topics = source.reader, source.topics
-    end = await reader.end_offset(topics.audit, log.partition)
+    partition = log.sealed.partition
+    end = await reader.end_offset(topics.audit, partition)
     if end <= log.position:
         return
     await read_control(reader, topics.control, view)
-    async for records in reader.read(topics.audit, log.partition, log.position, end):
+    async for records in reader.read(topics.audit, partition, log.position, end):
         for record in records:
-            for leaf in log.feed(record.offset, record.value):
-                decoded = _decoded(leaf)
-                if decoded is not None:
-                    yield project(decoded, leaf.offset, log.partition)
+            for leaf in _leaves(log.sealed.feed(record.offset, record.value)):
+                yield shown(leaf, partition)
     log.position = end
+
+
+def shown(leaf: Leaf, partition: int) -> JsonObject:
+    """Give a leaf as tools show it; one of a schema that we do not know, too."""
+    decoded = _decoded(leaf)
+    if decoded is not None:
+        return project(decoded, leaf.offset, partition)
+    return unknown(leaf.value, leaf.offset, partition)
+
+
+def _leaves(segment: Segment | None) -> list[Leaf]:
+    return [] if segment is None else segment.leaves
 
 
 def _decoded(leaf: Leaf) -> AuditLeaf | None:

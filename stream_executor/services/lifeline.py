@@ -12,12 +12,13 @@ import ctypes
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from stream_executor.model.errors import ConfigError
 from stream_executor.services.worker_settings import (
+    AuditLogOrders,
     Reload,
     WorkerOrders,
     decode_line,
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+OrdersT = TypeVar("OrdersT", WorkerOrders, AuditLogOrders)
 
 
-def receive_orders(fd: int = 0) -> WorkerOrders:
+def receive_orders(kind: type[OrdersT], fd: int = 0) -> OrdersT:
     """Read the first line of standard input and tie this process to its supervisor.
 
     Blocks until the line is there. Call it before any thread is started and before
@@ -44,13 +46,13 @@ def receive_orders(fd: int = 0) -> WorkerOrders:
         # there for pipes, and a few kilobytes once in a life may cost a few ms.
         byte = os.read(fd, 1)
         if not byte:
-            raise ConfigError("workers are started by `wasm-executor`, not by hand")
+            raise ConfigError("this is started by `wasm-executor`, not by hand")
         line += byte
     try:
         orders = decode_line(bytes(line))
     except msgspec.DecodeError as error:
         raise ConfigError(f"orders that are none: {error}") from error
-    if not isinstance(orders, WorkerOrders):
+    if not isinstance(orders, kind):
         raise ConfigError("the first line of standard input must be orders")
     die_with(orders.supervisor_pid)
     return orders

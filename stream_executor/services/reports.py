@@ -1,7 +1,7 @@
-"""Worker to supervisor: frames on an inherited pipe.
+"""Processes to their supervisor: frames on an inherited pipe.
 
 A frame is a big-endian u32 length and that many bytes of MessagePack, one of two kinds:
-``WorkerReport`` twice a second and after big events, ``WorkerFault`` once, just before
+``Report`` twice a second and after big events, ``Fault`` once, just before
 a worker gives up. The worker side never waits: while the pipe is full nothing is taken
 from the tally, so nothing is lost, only late. The supervisor side trusts the length no
 further than ``MAX_FRAME_BYTES``. Typed frames, no pickle: a worker must not be able to
@@ -29,7 +29,7 @@ MAX_FRAME_BYTES = 4 * 1024 * 1024
 _LENGTH_BYTES = 4
 
 
-class WorkerState(msgspec.Struct, frozen=True):
+class WorkerState(msgspec.Struct, frozen=True, tag="worker"):
     """What a worker says of itself; absolute, each report replaces the last.
 
     Attributes:
@@ -52,20 +52,37 @@ class WorkerState(msgspec.Struct, frozen=True):
     lanes: tuple[LaneStatus, ...] = ()
 
 
-class WorkerReport(msgspec.Struct, frozen=True, tag="report"):
+class AuditLogState(msgspec.Struct, frozen=True, tag="audit_log"):
+    """What the process that writes ``audit.log`` says of itself.
+
+    Attributes:
+        writing: it is the file's one writer and has written all that it could read.
+        standby: another process on this host writes the file.
+        note: what it waits for, or why it cannot write, in words.
+    """
+
+    writing: bool = False
+    standby: bool = False
+    note: str = ""
+
+
+State = WorkerState | AuditLogState
+
+
+class Report(msgspec.Struct, frozen=True, tag="report"):
     """One regular frame."""
 
-    state: WorkerState
+    state: State
     deltas: Deltas
 
 
-class WorkerFault(msgspec.Struct, frozen=True, tag="fault"):
-    """Why the worker is about to exit, for the supervisor's log and exit message."""
+class Fault(msgspec.Struct, frozen=True, tag="fault"):
+    """Why the process is about to exit, for the supervisor's log and exit message."""
 
     message: str
 
 
-Frame = WorkerReport | WorkerFault
+Frame = Report | Fault
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
@@ -85,7 +102,7 @@ class ReportWriter:
         self._tally = tally
         self._pending = b""
 
-    def send(self, state: WorkerState) -> bool:
+    def send(self, state: State) -> bool:
         """Send a report unless an earlier one still waits for room.
 
         Returns:
@@ -96,7 +113,7 @@ class ReportWriter:
         """
         if not self._flush():
             return False
-        self._pending = encode_frame(WorkerReport(state, self._tally.take()))
+        self._pending = encode_frame(Report(state, self._tally.take()))
         self._flush()
         return True
 
@@ -105,7 +122,7 @@ class ReportWriter:
 
         A supervisor that does not listen any more cannot be told anything.
         """
-        frame = self._pending + encode_frame(WorkerFault(message))
+        frame = self._pending + encode_frame(Fault(message))
         self._pending = b""
         os.set_blocking(self._fd, True)
         try:

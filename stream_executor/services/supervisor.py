@@ -43,6 +43,10 @@ from stream_executor.http.tally import Tally, Totals
 from stream_executor.key_text import read_private_key
 from stream_executor.logs import configure_logs
 from stream_executor.model.errors import ConfigError
+from stream_executor.services.audit_log_process import (
+    AUDIT_LOG_COMMAND,
+    AuditLogProcess,
+)
 from stream_executor.services.notify import Notifier
 from stream_executor.services.resident import (
     memory_limit_bytes,
@@ -51,12 +55,13 @@ from stream_executor.services.resident import (
 )
 from stream_executor.services.secrecy import seal_memory
 from stream_executor.services.slots import Slots
+from stream_executor.services.supervised import Patience
 from stream_executor.services.worker_process import (
     DRAIN_MARGIN_S,
     WORKER_COMMAND,
-    Patience,
     WorkerSlot,
 )
+from stream_executor.services.worker_settings import Reload
 from stream_executor.settings import cpus, reveal
 from stream_executor.settings_fields import FIELDS, variable
 
@@ -67,6 +72,8 @@ if TYPE_CHECKING:
 
 EXIT_OK = 0
 EXIT_INTERRUPTED = 130
+# The last lines of `audit.log`; what comes too late, the next start writes.
+AUDIT_LOG_FINISH_S = 8.0
 _BEAT_S = 5.0
 
 log = structlog.get_logger()
@@ -95,6 +102,7 @@ class Supervisor:
         settings: complete enough to run.
         read: reads them anew at SIGHUP.
         worker_command: how to start a worker; another in tests.
+        audit_log_command: how to start the writer of ``audit.log``; another in tests.
         patience: the waits; shorter in tests.
         notifier: tells systemd; by default as the environment says.
 
@@ -108,6 +116,7 @@ class Supervisor:
         read: Callable[[], Settings] | None = None,
         *,
         worker_command: Sequence[str] = WORKER_COMMAND,
+        audit_log_command: Sequence[str] = AUDIT_LOG_COMMAND,
         patience: Patience | None = None,
         notifier: Notifier | None = None,
     ) -> None:
@@ -121,6 +130,12 @@ class Supervisor:
         self._totals = Totals()
         self._own = Tally()
         self._workers: list[WorkerSlot] = []
+        self._audit_log: AuditLogProcess | None = None
+        if settings.enable_audit_logging:
+            self._audit_log = AuditLogProcess(
+                settings.audit_log_path, self._worker_values, self._totals,
+                audit_log_command, self._patience,
+            )  # fmt: skip
         self._tls: Tls | None = None
         self._stop = asyncio.Event()
         self._interrupts = 0
@@ -137,6 +152,7 @@ class Supervisor:
             started_ms=self._started_ms,
             draining=self._stop.is_set(),
             workers=tuple(worker.status for worker in self._workers),
+            audit_log=None if self._audit_log is None else self._audit_log.status,
         )
 
     async def run(self) -> int:
@@ -174,8 +190,8 @@ class Supervisor:
         """Begin to drain; the second time, kill. What SIGTERM and SIGINT do."""
         self._interrupts += 1
         if self._interrupts > 1:
-            for worker in self._workers:
-                worker.kill()
+            for process in self._processes():
+                process.kill()
         self._stop.set()
 
     def reload(self) -> None:
@@ -191,12 +207,16 @@ class Supervisor:
             log.error("supervisor.reload_refused", problems=problems)  # noqa: TRY400
         else:
             configure_logs(fresh.log_level)
-            for worker in self._workers:
-                worker.reload(fresh.log_level)
+            for process in self._processes():
+                process.reload(Reload(fresh.log_level))
             log.info(
                 "supervisor.reloaded", needs_restart=_changed(self._settings, fresh)
             )
         self._notifier.ready()
+
+    def _processes(self) -> list[WorkerSlot | AuditLogProcess]:
+        audit_log = [] if self._audit_log is None else [self._audit_log]
+        return [*self._workers, *audit_log]
 
     def _open_port(self) -> HttpServer:
         settings, own = self._settings, self._own
@@ -209,6 +229,7 @@ class Supervisor:
         own.set(metrics.TIMEOUT, settings.timeout_seconds)
         own.set(metrics.MEMORY_LIMIT, memory_limit_bytes())
         own.set(metrics.CPUS, cpus())
+        own.set(metrics.AUDIT_LOG_ENABLED, settings.enable_audit_logging)
         info = {"version": __version__, "config": settings.digest()}
         exposition = Exposition(self._totals, own, lambda: self.status, usage, info)
         app = build_app(
@@ -242,6 +263,7 @@ class Supervisor:
     async def _supervise(self) -> None:
         """Run the workers until a stop is asked for or one refuses; then drain."""
         running = {asyncio.create_task(worker.run()) for worker in self._workers}
+        audit_log = asyncio.create_task(self._keep_audit_log())
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait({stop, *running}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -257,7 +279,24 @@ class Supervisor:
             for worker in self._workers:
                 worker.kill()
         # Raises what a worker refused; all have ended.
-        await asyncio.gather(*running)
+        await asyncio.gather(*running, self._finish_audit_log(audit_log))
+
+    async def _keep_audit_log(self) -> None:
+        """Write the file; workers that start come first, the file can be late."""
+        if self._audit_log is not None:
+            await self._all_reported()
+            await self._audit_log.run()
+
+    async def _finish_audit_log(self, running: asyncio.Task[None]) -> None:
+        """Let the writer of ``audit.log`` take in what the workers did at last."""
+        if self._audit_log is None or self._audit_log.pid is None:
+            running.cancel()
+        else:
+            self._audit_log.drain()
+        _, late = await asyncio.wait({running}, timeout=AUDIT_LOG_FINISH_S)
+        if late and self._audit_log is not None:
+            self._audit_log.kill()
+            await asyncio.wait({running})
 
     async def _beat(self) -> None:
         """Tell systemd: ready once, then how things are and that the loop runs."""

@@ -31,9 +31,10 @@ from stream_executor.services.lifeline import follow_supervisor, receive_orders
 from stream_executor.services.reports import ReportWriter
 from stream_executor.services.secrecy import seal_memory
 from stream_executor.services.worker_runtime import WorkerRuntime
+from stream_executor.services.worker_settings import WorkerOrders
 
 if TYPE_CHECKING:
-    from stream_executor.services.worker_settings import Reload, WorkerOrders
+    from stream_executor.services.worker_settings import Reload
 
 EXIT_CONFIGURATION = 4
 EXIT_BUG = 70
@@ -46,7 +47,7 @@ log = structlog.get_logger()
 def main() -> None:
     """Run one worker until it is drained; never returns."""
     seal_memory()
-    orders = receive_orders()
+    orders = receive_orders(WorkerOrders)
     setproctitle(f"wasm-executor: worker {orders.identity.slot}")
     configure_logs(orders.settings.log_level)
     sys.exit(uvloop.run(_run(orders)))

@@ -212,17 +212,44 @@ class WorkerOrders(msgspec.Struct, frozen=True, tag="orders"):
 
 
 class Reload(msgspec.Struct, frozen=True, tag="reload"):
-    """A later line: take this log level, read JWKS and policy files again."""
+    """A later line: take this log level, read files again that may have changed."""
 
     log_level: str
 
 
-Message = WorkerOrders | Reload
+class AuditLogOrders(msgspec.Struct, frozen=True, tag="audit_log"):
+    """The first line for the process that writes ``audit.log``.
+
+    It gets no key and no secret but what Kafka asks for.
+
+    Attributes:
+        path: the file (AUDIT_LOG_PATH).
+        operator_public_key: 32 bytes, the trust root.
+        topics: names of the topics.
+        kafka_properties: Kafka client properties, secret ones included.
+        log_level: ``debug``, ``info``, ``warn`` or ``error``.
+        supervisor_pid, report_fd: as a worker's.
+    """
+
+    path: str
+    operator_public_key: bytes
+    topics: Topics
+    kafka_properties: dict[str, str]
+    log_level: str
+    supervisor_pid: int
+    report_fd: int
+
+    def __repr__(self) -> str:
+        return f"AuditLogOrders({self.path!r}, …)"
+
+
+Orders = WorkerOrders | AuditLogOrders
+Message = Orders | Reload
 _DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
 def encode_line(message: Message) -> bytes:
-    """Give a message to a worker as one line of JSON, newline included."""
+    """Give a message to a process as one line of JSON, newline included."""
     return msgspec.json.encode(message) + b"\n"
 
 

@@ -88,9 +88,9 @@ def faked_clock(folder: Path, clock: Path) -> tuple[Path, dict[str, str]]:
     command = folder / "wasm-executor-faked"
     command.write_text(
         f"#!{sys.executable}\n"
-        "from stream_executor.services import worker_process\n"
+        "from stream_executor.services import supervised\n"
         "from stream_executor.cli.main import main\n"
-        f"worker_process.INHERITED = (*worker_process.INHERITED, *{list(_FAKE)})\n"
+        f"supervised.INHERITED = (*supervised.INHERITED, *{list(_FAKE)})\n"
         "main()\n"
     )
     command.chmod(0o755)

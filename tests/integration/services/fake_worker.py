@@ -21,13 +21,14 @@ from stream_executor.http.tally import Tally
 from stream_executor.model.lanes import LaneState
 from stream_executor.services.lifeline import follow_supervisor, receive_orders
 from stream_executor.services.reports import ReportWriter, WorkerState
+from stream_executor.services.worker_settings import WorkerOrders
 
 if TYPE_CHECKING:
-    from stream_executor.services.worker_settings import Reload, WorkerOrders
+    from stream_executor.services.worker_settings import Reload
 
 
 def start(behaviour: str, folder: Path) -> int:
-    orders = receive_orders()
+    orders = receive_orders(WorkerOrders)
     earlier = len(list(folder.glob(f"started-{orders.identity.slot}-*")))
     return asyncio.run(main(orders, behaviour, folder, earlier))
 

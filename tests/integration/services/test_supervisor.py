@@ -24,8 +24,8 @@ from stream_executor.model.errors import ConfigError
 from stream_executor.services import supervisor as module
 from stream_executor.services.notify import Notifier
 from stream_executor.services.slots import Slots
+from stream_executor.services.supervised import INHERITED, Patience
 from stream_executor.services.supervisor import Supervisor
-from stream_executor.services.worker_process import INHERITED, Patience
 from stream_executor.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:

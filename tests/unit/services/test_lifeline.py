@@ -70,7 +70,7 @@ def test_orders_are_read_and_tie_the_worker_to_its_supervisor(
 ) -> None:
     given = orders(4711)
     os.write(pipe[1], encode_line(given))
-    assert receive_orders(pipe[0]) == given
+    assert receive_orders(WorkerOrders, pipe[0]) == given
     assert ties == [4711]
 
 
@@ -85,7 +85,7 @@ def test_a_reload_that_follows_at_once_is_not_swallowed(
 ) -> None:
     heard: list[Reload] = []
     os.write(pipe[1], encode_line(orders(1)) + encode_line(Reload("debug")))
-    receive_orders(pipe[0])
+    receive_orders(WorkerOrders, pipe[0])
     assert ties
     os.close(pipe[1])
     asyncio.run(follow_supervisor(heard.append, os.dup(pipe[0])))
@@ -111,7 +111,7 @@ def test_a_worker_without_orders_says_how_it_is_meant_to_be_started(
     os.write(pipe[1], line)
     os.close(pipe[1])
     with pytest.raises(ConfigError):
-        receive_orders(pipe[0])
+        receive_orders(WorkerOrders, pipe[0])
     assert ties == []
 
 

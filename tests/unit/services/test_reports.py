@@ -13,10 +13,10 @@ from stream_executor.model.errors import MalformedError
 from stream_executor.model.lanes import LaneState
 from stream_executor.services.reports import (
     MAX_FRAME_BYTES,
+    Fault,
     Frame,
+    Report,
     ReportWriter,
-    WorkerFault,
-    WorkerReport,
     WorkerState,
     encode_frame,
     read_frames,
@@ -58,7 +58,7 @@ async def test_a_report_arrives_as_it_was_sent(pipe: tuple[int, int]) -> None:
     assert writer.send(STATE)
     writer.close()
     (frame,) = await frames_of(os.read(pipe[0], 65536))
-    assert isinstance(frame, WorkerReport)
+    assert isinstance(frame, Report)
     assert frame.state == STATE
     assert frame.deltas.counters == [("wasm_executions_total", "", 2)]
 
@@ -86,7 +86,7 @@ async def test_a_full_pipe_delays_counts_and_loses_none(pipe: tuple[int, int]) -
         data += chunk
     counted = 0.0
     for frame in await frames_of(bytes(data)):
-        assert isinstance(frame, WorkerReport)
+        assert isinstance(frame, Report)
         counted += sum(amount for _, _, amount in frame.deltas.counters)
     assert counted == sent + 1
 
@@ -109,14 +109,14 @@ async def test_a_fault_is_the_last_word_after_pending_reports(
     writer.fault("JWKS file: no such file")
     writer.close()
     frames = await frames_of(os.read(pipe[0], 65536))
-    assert frames[-1] == WorkerFault("JWKS file: no such file")
+    assert frames[-1] == Fault("JWKS file: no such file")
     assert len(frames) == 2
 
 
 async def test_a_frame_torn_by_the_workers_death_is_dropped() -> None:
-    whole = encode_frame(WorkerFault("x"))
+    whole = encode_frame(Fault("x"))
     for cut in range(1, len(whole)):
-        assert await frames_of(whole + whole[:cut]) == [WorkerFault("x")]
+        assert await frames_of(whole + whole[:cut]) == [Fault("x")]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ async def test_a_frame_torn_by_the_workers_death_is_dropped() -> None:
         (MAX_FRAME_BYTES + 1).to_bytes(4, "big"),
         b"\0\0\0\1\xc1",
         b"\0\0\0\2\x80\x80",
-        encode_frame(WorkerFault("x")).replace(b"fault", b"fooot"),
+        encode_frame(Fault("x")).replace(b"fault", b"fooot"),
     ],
     ids=["length beyond the cap", "no MessagePack", "two values", "unknown kind"],
 )
