@@ -131,7 +131,7 @@ class SettingsFields(BaseSettings):
     )
     audit_log_path: Path = _setting(
         "AUDIT_LOG_PATH", Path("/var/log/wasm-executor/audit.log"),
-        "The readable audit log, JSON Lines; what writes it is still to come.",
+        "The readable audit log, JSON Lines.",
     )  # fmt: skip
     enable_audit_logging: bool = _setting(
         "ENABLE_AUDIT_LOGGING", True,

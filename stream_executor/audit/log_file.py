@@ -125,8 +125,8 @@ class AuditLogFile:
     def append(self, chunks: Sequence[Chunk]) -> int:
         """Write leaves that are not written yet; give how many those were.
 
-        After an `OSError`, say of a full disk, the same call may be made again: a
-        part of a line is cut off first and nothing comes twice.
+        After an `OSError`, say of a full disk, the file is as before and the same call
+        may be made again.
 
         Raises:
             IntegrityError: the file holds lines of another log; nothing is written.
@@ -256,12 +256,15 @@ class AuditLogFile:
 
     def _extend(self, data: bytes) -> None:
         """Put bytes behind what was written, on disk when this returns."""
-        if os.fstat(self._fd).st_size > self._position.size:  # a write that failed
-            os.ftruncate(self._fd, self._position.size)
         rest = memoryview(data)
-        while rest:
-            rest = rest[self._write(self._fd, bytes(rest)) :]
-        os.fsync(self._fd)
+        try:
+            while rest:
+                rest = rest[self._write(self._fd, bytes(rest)) :]
+            os.fsync(self._fd)
+        except OSError:
+            # Whoever reads the file meanwhile finds whole lines.
+            os.ftruncate(self._fd, self._position.size)
+            raise
         self._position.size += len(data)
 
     def _load(self) -> _Position:
