@@ -87,10 +87,12 @@ class LaneIdentity(msgspec.Struct, frozen=True):
 class Tally(msgspec.Struct):
     """What a transaction adds to the counters, once it is committed.
 
-    ``timestamps`` are the answered records' LogAppendTimes (ms), for latency.
+    ``timestamps`` are the answered records' LogAppendTimes (ms), for latency;
+    ``last_failed`` gives for each code the last record's offset and request id.
     """
 
     by_code: dict[str, int] = msgspec.field(default_factory=dict)
+    last_failed: dict[str, tuple[int, str | None]] = msgspec.field(default_factory=dict)
     executed: int = 0
     executed_failed: int = 0
     authenticated: int = 0
@@ -313,7 +315,7 @@ class _Writer:
         tally.durations_us.append(report.duration_us)
         if code is not None:
             tally.executed_failed += 1
-        self._count(code, 1)
+        self._count(code, 1, entry)
 
     def refused(self, first: Refused, last: Refused, count: int) -> None:
         identity = self.identity
@@ -347,7 +349,7 @@ class _Writer:
         elif first.code.startswith(SHARED_PREFIX):
             self.tally.auth_failed += count
         self._answered(last, count, status)
-        self._count(first.code, count)
+        self._count(first.code, count, last)
 
     def gap(self, gap: Gap) -> None:
         if self.gaps and self.gaps[-1].end == gap.start:
@@ -415,10 +417,12 @@ class _Writer:
         self.tally.timestamps.append(entry.timestamp)
         self.statuses[status] += count
 
-    def _count(self, code: str | None, count: int) -> None:
+    def _count(self, code: str | None, count: int, entry: Admitted | Refused) -> None:
         by_code = self.tally.by_code
         name = code or SUCCEEDED
         by_code[name] = by_code.get(name, 0) + count
+        if code is not None:
+            self.tally.last_failed[code] = (entry.offset, entry.request_id)
 
     def _result(self, entry: Admitted, report: Report) -> ExecutionResult:
         identity = self.identity

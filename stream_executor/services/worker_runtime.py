@@ -66,6 +66,7 @@ from stream_executor.sandbox.config import MIB, SandboxConfig
 from stream_executor.sandbox.pool import SandboxPool
 from stream_executor.services.compile_ahead import CompileAhead
 from stream_executor.services.control_follower import ControlFollower
+from stream_executor.services.failure_log import FailureLog
 from stream_executor.services.fetching import FetchLoop
 from stream_executor.services.reports import WorkerState
 from stream_executor.services.watchdog import Watchdog
@@ -178,6 +179,7 @@ class WorkerRuntime:
         self._draining = False
         self._ready = False
         self._told: Counter[str] = Counter()
+        self._failures = FailureLog()
         self._last_commit_s = 0.0
         self._committed_at = 0.0
         self._watchdog = Watchdog(asyncio.get_running_loop().time())
@@ -299,6 +301,7 @@ class WorkerRuntime:
         await self.sandbox.stop()
         for part in reversed(self._connected):
             await part.close()
+        self._failures.write()
         log.info("worker.drained")
 
     def reload(self) -> None:
@@ -507,8 +510,8 @@ class WorkerRuntime:
 
     def committed(self, partition: int, tally: Tally, seconds: float) -> None:
         """Count what a transaction held; it is committed."""
-        del partition
         count, now_s = self._tally, time.time()
+        self._failures.take(partition, tally)
         count.add(metrics.EXECUTIONS, tally.executed)
         count.add(metrics.EXECUTIONS_FAILED, tally.executed_failed)
         count.add(metrics.AUTH_SUCCESS, tally.authenticated)
@@ -556,6 +559,7 @@ class WorkerRuntime:
     def tick(self, now_s: float) -> None:
         """Keep the group's positions and look for lanes that are stuck."""
         self.sandbox.forget_refusals()
+        self._failures.write()
         if self._membership is None or self._draining:
             return
         if now_s - self._committed_at >= _COMMIT_POSITIONS_EVERY_S:
