@@ -12,7 +12,10 @@ cp-kafka's naming rule: upper case, ``.`` as ``_``, ``-`` as ``__``, ``_`` as ``
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import grp
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,19 +130,25 @@ def _from_file(
     found: Gathered,
 ) -> dict[str, _Candidate]:
     """Read the file, if there is one; the last assignment of a name wins."""
-    required = True
-    if file is None:
-        named = environment.get(FILE_VARIABLE)
-        required = bool(named)
-        file = Path(named) if named else DEFAULT_FILE
+    required = file is not None or bool(environment.get(FILE_VARIABLE))
+    file = configuration_file(environment, file)
+    nested = _nested(file)
     try:
         parsed = read_environment_file(file)
     except FileNotFoundError:
-        _explain_missing(file, required, found)
+        if nested:
+            found.problems.append(f"{file} is missing: {nested}")
+        elif required:
+            found.problems.append(f"{file}: no such file")
+        return {}
+    except PermissionError:
+        found.problems.append(_explain_forbidden(file))
         return {}
     except OSError as error:
         found.problems.append(f"{file}: {error.strerror}")
         return {}
+    if nested:
+        found.notes.append(f"{file} is not the restored one: {nested}")
     found.problems.extend(parsed.problems)
     merged: dict[str, _Candidate] = {}
     for a in parsed.assignments:
@@ -154,18 +163,31 @@ def _from_file(
     return merged
 
 
-def _explain_missing(file: Path, required: bool, found: Gathered) -> None:  # noqa: FBT001
+def configuration_file(environment: Mapping[str, str], file: Path | None) -> Path:
+    """Give the configuration file: the one asked for, else the usual one."""
+    return file or Path(environment.get(FILE_VARIABLE) or DEFAULT_FILE)
+
+
+def _nested(file: Path) -> str:
     """Name the mistake if a restored backup landed one folder too deep."""
     # The manual's `cp -r /backup/wasm-executor-config-DATE /etc/wasm-executor` nests
     # its source when the target is there already.
     nested = sorted(file.parent.glob(f"wasm-executor-config-*/{file.name}"))
-    if nested:
-        found.problems.append(
-            f"{file} is missing, but {nested[-1]} exists: a restored configuration "
-            "was copied into the folder instead of over it; move its files up"
-        )
-    elif required:
-        found.problems.append(f"{file}: no such file")
+    if not nested:
+        return ""
+    copy, folder = nested[-1].parent, file.parent
+    return (
+        f"a backup was copied into the folder, to {copy}, instead of over it; "
+        f"sudo cp -aT {copy} {folder} && sudo rm -r {copy}"
+    )
+
+
+def _explain_forbidden(file: Path) -> str:
+    """Say what to do about a file that another user put there, say root by `cp -r`."""
+    group = str(os.getegid())
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(os.getegid()).gr_name
+    return f"{file}: permission denied; sudo chgrp -R {group} {file.parent}"
 
 
 def _take(name: str, raw: RawValue, found: Gathered) -> None:

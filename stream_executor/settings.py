@@ -19,6 +19,7 @@ from pydantic import PrivateAttr, SecretStr, ValidationError
 from stream_executor.environment import (
     Gathered,
     RawValue,
+    configuration_file,
     gather,
     is_secret_property,
 )
@@ -119,6 +120,11 @@ class Settings(SettingsFields):
     def deployment_secret_bytes(self) -> bytes:
         """The deployment secret; empty where this host has none."""
         return read_bytes(reveal(self.deployment_secret))
+
+    @property
+    def backups_expected(self) -> bool:
+        """Whether BACKUP_DIR was named, or is there."""
+        return "backup_dir" in self.model_fields_set or self.backup_dir.is_dir()
 
     @property
     def children_per_worker(self) -> int:
@@ -278,6 +284,21 @@ def load(
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def file_in_use(file: Path | None = None) -> Path:
+    """Give the configuration file that ``load`` reads if it is there."""
+    return configuration_file(os.environ, file)
+
+
+def path_alone(field: str, file: Path | None = None) -> Path:
+    """Give one path of the configuration, although all else may be wrong with it.
+
+    For a restore: what is to be restored may be what the rest needs.
+    """
+    raw = gather(os.environ, file, [variable(field)], [])
+    value = raw.values.get(variable(field))
+    return Path(value.text.strip() if value else FIELDS[field].default)
 
 
 def reveal(secret: SecretStr | None) -> str:

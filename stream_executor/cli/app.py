@@ -12,6 +12,7 @@ import typer
 from stream_executor import __version__
 from stream_executor.cli import (
     audit,
+    backup,
     bench,
     cache,
     deny,
@@ -55,6 +56,7 @@ status.lane.command()(recovery.resume)
 app.add_typer(status.lane, name="lane", rich_help_panel=_SERVICE)
 app.add_typer(topics.topics, name="topics", rich_help_panel=_SERVICE)
 app.add_typer(cache.cache, name="cache", rich_help_panel=_SERVICE)
+app.add_typer(backup.backup, name="backup", rich_help_panel=_SERVICE)
 app.add_typer(deny.deny, name="deny", rich_help_panel=_SERVICE)
 keys.keys.add_typer(key_history.key_history)  # without a name: into the same group
 app.add_typer(keys.keys, name="keys", rich_help_panel=_SERVICE)

@@ -253,6 +253,10 @@ KAFKA_CERTIFICATE_EXPIRY = _gauge(
     "wasm_executor_kafka_certificate_expiry_timestamp_seconds",
     "When our certificate towards Kafka ends, seconds since 1970; 0 without one.",
 )
+BACKUPS_EXPECTED = _gauge(
+    "wasm_executor_backups_expected",
+    "1 if WASM_EXECUTOR_BACKUP_DIR is set, or is a folder of this host; else 0.",
+)
 LAST_BACKUP = _gauge(
     "wasm_executor_backup_timestamp_seconds",
     "When the newest archive in WASM_EXECUTOR_BACKUP_DIR was written, seconds since "

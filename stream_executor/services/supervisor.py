@@ -92,6 +92,8 @@ def run_service(read: Callable[[], Settings]) -> int:
     seal_memory()
     settings = read()
     configure_logs(settings.log_level)
+    for note in settings.notes:
+        log.warning("supervisor.configuration", note=note)
     return asyncio.run(Supervisor(settings, read).run())
 
 
@@ -252,6 +254,7 @@ class Supervisor:
             ):  # the worker says what is wrong
                 expiry_s = certificate_expiry_s(kafka)
                 own.set(metrics.KAFKA_CERTIFICATE_EXPIRY, expiry_s)
+        own.set(metrics.BACKUPS_EXPECTED, self._settings.backups_expected)
         own.set(metrics.LAST_BACKUP, newest_backup_s(self._settings.backup_dir))
 
     def _slot(self, number: int) -> WorkerSlot:

@@ -1,0 +1,193 @@
+"""A host with an audit.log to back up, and archives that somebody tampered with."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from stream_executor.model.audit import Seal
+from stream_executor.services.backup import Made, Plan, back_up
+from stream_executor.services.backup_archive import MANIFEST, sum_file
+from stream_executor.services.backup_verification import BackupReport, verify_backup
+from stream_executor.wire.avro import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
+LOG_ID = "ab" * 16
+SECRET = "uJ3kq9ZtX0wQpLr7VbNc5MfHs2YdGa8eTiOo1K4E"
+
+
+def lines(partition: int, first: int, last: int) -> bytes:
+    """Give lines as the projection writes them; every third one is a seal."""
+    return b"".join(
+        json.dumps(
+            {
+                "time": "2026-11-23T01:00:00.000Z",
+                "kind": KINDS[Seal] if seq % 3 == 2 else "request.executed",
+                "partition": partition,
+                "audit_offset": seq + 1,
+                "seq": seq,
+                **({"log_id": LOG_ID} if seq % 3 == 2 else {}),
+            }
+        ).encode()
+        + b"\n"
+        for seq in range(first, last + 1)
+    )
+
+
+@dataclass(frozen=True)
+class Host:
+    """Folders of a host under a root of its own.
+
+    audit.log was rotated twice: partition 0 goes from 0 to 11, partition 1 from 0 to 5.
+    """
+
+    root: Path
+
+    @property
+    def log(self) -> Path:
+        return self.root / "var/log/wasm-executor/audit.log"
+
+    @property
+    def configuration(self) -> Path:
+        return self.root / "etc/wasm-executor/config.env"
+
+    @property
+    def backups(self) -> Path:
+        return self.root / "backup"
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.log, self.backups, self.configuration)
+
+    @property
+    def archive(self) -> Path:
+        return self.backups / "wasm-audit-20261123.tar.gz"
+
+    def back_up(self) -> Made:
+        return back_up(self.plan, NOW)
+
+    def files(self) -> dict[str, bytes]:
+        """The log's folder, but for the lock and what backups brought."""
+        return {
+            path.name: path.read_bytes()
+            for path in sorted(self.log.parent.iterdir())
+            if path.is_file() and path.name not in {"audit.log.lock", MANIFEST}
+        }
+
+
+@contextmanager
+def in_memory() -> Iterator[Path]:
+    """Give a folder where fsync costs nothing: it is called at a thousand points."""
+    memory = Path("/dev/shm")  # noqa: S108 - made there under a name of its own
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+def set_up(root: Path) -> Host:
+    """Make a host's files."""
+    host = Host(root)
+    folder = host.log.parent
+    folder.mkdir(parents=True, mode=0o750)
+    rotated = gzip.compress(lines(0, 0, 4) + lines(1, 0, 2), mtime=0)
+    (folder / "audit.log-20261121.gz").write_bytes(rotated)
+    (folder / "audit.log-20261122").write_bytes(lines(0, 5, 8))
+    host.log.write_bytes(lines(0, 9, 11) + lines(1, 3, 5))
+    (folder / "audit.log.lock").touch()
+    set_position(host, {0: 11, 1: 5})
+    host.configuration.parent.mkdir(parents=True, mode=0o750)
+    host.configuration.write_text(
+        f"AUDIT_LOG_PATH={host.log}\nWASM_EXECUTOR_BACKUP_DIR={host.backups}\n"
+        f"JWT_SECRET={SECRET}\n"
+    )
+    host.configuration.chmod(0o644)
+    return host
+
+
+def set_position(host: Host, reached: dict[int, int]) -> None:
+    """Write a position that speaks of audit.log as it is."""
+    status = host.log.stat()
+    position = {
+        "partitions": {
+            str(partition): {"seq": seq, "offset": seq + 2, "log_id": LOG_ID}
+            for partition, seq in reached.items()
+        },
+        "inode": status.st_ino,
+        "size": status.st_size,
+    }
+    host.log.with_name("audit.log.position").write_text(json.dumps(position))
+
+
+def verified(archive: Path, *, configuration: bool = True) -> BackupReport:
+    with archive.open("rb") as file:
+        return verify_backup(archive, file, configuration=configuration)
+
+
+def members_of(archive: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
+    """Give an archive's members, so that a test can write them anew."""
+    with tarfile.open(archive) as tar:
+        return [
+            (info, file.read() if (file := tar.extractfile(info)) else b"")
+            for info in tar
+        ]
+
+
+def write_archive(
+    archive: Path, content: list[tuple[tarfile.TarInfo, bytes]], *, honest: bool = True
+) -> None:
+    """Write an archive and its checksum anew; ``honest``: the manifest, too."""
+    if honest:
+        at = next(i for i, (info, _) in enumerate(content) if MANIFEST in info.name)
+        manifest = json.loads(content[at][1])
+        manifest["files"] = [
+            {
+                "name": Path(info.name).name,
+                "size_bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+            }
+            for info, data in content
+            if info.isreg() and MANIFEST not in info.name
+        ]
+        content = [*content]
+        content[at] = (content[at][0], json.dumps(manifest).encode())
+    with tarfile.open(archive, "w:gz") as tar:
+        for info, data in content:
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    write_sum(archive)
+
+
+def write_sum(archive: Path) -> None:
+    """Make the checksum beside an archive fit."""
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    sum_file(archive).write_text(f"{digest}  {archive.name}\n")
+
+
+def unpack(archive: Path, root: Path) -> None:
+    """Do the operations manual's `tar -xzf ARCHIVE -C /`, elsewhere."""
+    root.mkdir(exist_ok=True)
+    subprocess.run(["tar", "-xzf", archive, "-C", root], check=True)  # noqa: S607
+
+
+def python(script: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script that may limit or kill itself."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
