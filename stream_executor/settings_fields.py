@@ -339,7 +339,7 @@ class SettingsFields(BaseSettings):
     backup_dir: Path = _ours(
         "BACKUP_DIR",
         Path("/backup"),
-        "Where backups lie; the newest one's age is a metric.",
+        "Where `backup now` writes; the newest one's age is a metric.",
     )
 
     # -- the notary ------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from stream_executor.audit.log_file import AuditLogFile, Chunk
 from stream_executor.model.audit import Seal
 from stream_executor.services.backup import Made, Plan, back_up
 from stream_executor.services.backup_archive import MANIFEST, sum_file
@@ -48,6 +49,12 @@ def lines(partition: int, first: int, last: int) -> bytes:
     )
 
 
+def chunk(partition: int, first: int, last: int) -> Chunk:
+    """Give lines that end with a seal, as the writer takes them."""
+    numbered = enumerate(lines(partition, first, last).splitlines(keepends=True), first)
+    return Chunk(partition, LOG_ID, list(numbered), last + 2)
+
+
 @dataclass(frozen=True)
 class Host:
     """Folders of a host under a root of its own.
@@ -60,6 +67,10 @@ class Host:
     @property
     def log(self) -> Path:
         return self.root / "var/log/wasm-executor/audit.log"
+
+    @property
+    def position(self) -> Path:
+        return self.log.with_name("audit.log.position")
 
     @property
     def configuration(self) -> Path:
@@ -79,6 +90,14 @@ class Host:
 
     def back_up(self) -> Made:
         return back_up(self.plan, NOW)
+
+    def write(self, *chunks: Chunk, rotated: str | None = None) -> None:
+        """Have the writer write, after logrotate gave the file another name."""
+        with AuditLogFile(self.log) as file:
+            if rotated is not None:
+                self.log.rename(self.log.with_name(rotated))
+                file.reopen()
+            file.append(chunks)
 
     def files(self) -> dict[str, bytes]:
         """The log's folder, but for the lock and what backups brought."""
@@ -100,14 +119,13 @@ def in_memory() -> Iterator[Path]:
 def set_up(root: Path) -> Host:
     """Make a host's files."""
     host = Host(root)
-    folder = host.log.parent
-    folder.mkdir(parents=True, mode=0o750)
-    rotated = gzip.compress(lines(0, 0, 4) + lines(1, 0, 2), mtime=0)
-    (folder / "audit.log-20261121.gz").write_bytes(rotated)
-    (folder / "audit.log-20261122").write_bytes(lines(0, 5, 8))
-    host.log.write_bytes(lines(0, 9, 11) + lines(1, 3, 5))
-    (folder / "audit.log.lock").touch()
-    set_position(host, {0: 11, 1: 5})
+    host.log.parent.mkdir(parents=True, mode=0o750)
+    host.write(chunk(0, 0, 5), chunk(1, 0, 2))
+    host.write(chunk(0, 6, 8), rotated="audit.log-20261121")
+    host.write(chunk(0, 9, 11), chunk(1, 3, 5), rotated="audit.log-20261122")
+    first = host.log.with_name("audit.log-20261121")
+    first.with_name(f"{first.name}.gz").write_bytes(gzip.compress(first.read_bytes()))
+    first.unlink()
     host.configuration.parent.mkdir(parents=True, mode=0o750)
     host.configuration.write_text(
         f"AUDIT_LOG_PATH={host.log}\nWASM_EXECUTOR_BACKUP_DIR={host.backups}\n"
@@ -115,20 +133,6 @@ def set_up(root: Path) -> Host:
     )
     host.configuration.chmod(0o644)
     return host
-
-
-def set_position(host: Host, reached: dict[int, int]) -> None:
-    """Write a position that speaks of audit.log as it is."""
-    status = host.log.stat()
-    position = {
-        "partitions": {
-            str(partition): {"seq": seq, "offset": seq + 2, "log_id": LOG_ID}
-            for partition, seq in reached.items()
-        },
-        "inode": status.st_ino,
-        "size": status.st_size,
-    }
-    host.log.with_name("audit.log.position").write_text(json.dumps(position))
 
 
 def verified(archive: Path, *, configuration: bool = True) -> BackupReport:
@@ -191,3 +195,15 @@ def python(script: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def manual(command: str, host: Host) -> str:
+    """Run a command of the operations manual, with the host's own /backup."""
+    ran = subprocess.run(  # noqa: S602 - the manual's commands are the shell's
+        command.replace("/backup", str(host.backups)),
+        shell=True,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return ran.stdout

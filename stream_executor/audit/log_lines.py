@@ -101,11 +101,19 @@ class Runs:
         return held
 
 
+def is_log_name(name: str, log: str) -> bool:
+    """Tell whether a name is a log file's, or one that logrotate makes of it."""
+    rest = name.removeprefix(log)
+    return name == log or (name != rest and rest[0] in "-." and rest not in _BESIDE)
+
+
 def log_files(path: Path) -> list[Path]:
     """Give a log file and its rotated ones, as far as they are there."""
-    others = path.parent.glob(glob.escape(path.name) + "[-.]*")
-    names = {path, *others} - {path.with_name(path.name + end) for end in _BESIDE}
-    return sorted(one for one in names if one.is_file())
+    return sorted(
+        one
+        for one in path.parent.glob(glob.escape(path.name) + "*")
+        if is_log_name(one.name, path.name) and one.is_file()
+    )
 
 
 def read_held(path: Path, start: int = 0) -> tuple[dict[int, Runs], int]:

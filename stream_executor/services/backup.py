@@ -36,7 +36,6 @@ from stream_executor.model.errors import UnavailableError
 from stream_executor.services.backup_archive import (
     FORMAT,
     MANIFEST,
-    POSITION_SUFFIX,
     Manifest,
     Member,
     archive_name,
@@ -211,7 +210,7 @@ def _write_archive(
 def _open(plan: Plan, stack: ExitStack) -> OpenedLog:
     path = plan.audit_log
     if not plan.log_expected and not path.parent.is_dir():
-        return OpenedLog(plan.folder.stat(), None, {}, [])
+        return OpenedLog(plan.folder.stat(), {}, [])
     log = open_log(path, stack)
     if plan.log_expected and path.name not in {one.name for one in log.sources}:
         raise BackupError(
@@ -240,14 +239,9 @@ def _write_tar(
             digest = reader.hash.hexdigest()
             written.append(Member(member.name, member.size, digest))
 
-        def add_bytes(name: str, data: bytes) -> None:
-            add(Source(name, BytesIO(data), len(data), log.folder))
-
         if log.sources and not path.parent.is_symlink():
             # For one that is missing. Of a link tar would make a folder.
             tar.addfile(_header(folder, log.folder))
-        if log.position is not None:
-            add_bytes(path.name + POSITION_SUFFIX, log.position)
         for one in log.sources:
             add(one)
         manifest = Manifest(
@@ -261,7 +255,7 @@ def _write_tar(
             files=written.copy(),
         )
         text = msgspec.json.format(msgspec.json.encode(manifest))
-        add_bytes(MANIFEST, text + b"\n")
+        add(Source(MANIFEST, BytesIO(text + b"\n"), len(text) + 1, log.folder))
 
 
 class _Hashing:

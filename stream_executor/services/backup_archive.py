@@ -118,13 +118,6 @@ def _dated(folder: Path, pattern: re.Pattern[str]) -> dict[date, Path]:
     return dict(sorted(found.items()))
 
 
-def is_log_name(name: str, log: str) -> bool:
-    """Tell whether a file's name is a log's or one that logrotate gave it."""
-    rest = name.removeprefix(log) if name.startswith(log) else "no"
-    beside = (".lock", POSITION_SUFFIX, f"{POSITION_SUFFIX}.new")
-    return not rest or (rest[0] in "-." and rest not in beside)
-
-
 def member_folder(audit_log: Path) -> str:
     """Give the folder of a log as members name it: relative to ``/``."""
     return str(audit_log.parent.relative_to("/"))

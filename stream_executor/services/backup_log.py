@@ -9,14 +9,15 @@ speak of are not written to any more. Source: ``audit.log_file``; ADR 0026.
 from __future__ import annotations
 
 import os
-from typing import IO, TYPE_CHECKING, Any
+from io import BytesIO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
+from stream_executor.audit.log_lines import Held, is_log_name
 from stream_executor.services.backup_archive import (
     COMPRESSED_SUFFIX,
     POSITION_SUFFIX,
-    is_log_name,
 )
 from stream_executor.services.backup_files import open_regular
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-# No file has this inode: whoever opens a restored log sees that it was put there.
-_NO_INODE = -1
 _CHUNK_BYTES = 64 * 1024
 
 
@@ -47,15 +46,21 @@ class OpenedLog(msgspec.Struct, frozen=True):
 
     Attributes:
         folder: of its folder.
-        position: of that moment, for files on any host; None where none can be read.
         log_ids: audit partition → log, as far as the position says it.
-        sources: the files by name.
+        sources: the position, if there is one that can be read, then the files.
     """
 
     folder: os.stat_result
-    position: bytes | None
     log_ids: dict[int, str]
     sources: list[Source]
+
+
+class _Position(msgspec.Struct):
+    """What a backup looks at in the position (``audit.log_file``)."""
+
+    partitions: dict[int, Held] = {}
+    inode: int = 0
+    size: int = 0
 
 
 def open_log(path: Path, stack: ExitStack) -> OpenedLog:
@@ -72,9 +77,8 @@ def open_log(path: Path, stack: ExitStack) -> OpenedLog:
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, folder)
-    position = _read_position(path.name, folder)
+    position, sources = _read_position(path.name, folder)
     names = _listing(path.name, folder)
-    sources = []
     for name in sorted(names):
         try:
             file = stack.enter_context(os.fdopen(open_regular(name, folder), "rb"))
@@ -82,35 +86,35 @@ def open_log(path: Path, stack: ExitStack) -> OpenedLog:
             raise LogChangedError from None
         status = os.fstat(file.fileno())
         size = status.st_size
-        if status.st_ino == position.get("inode"):
-            size = min(size, position["size"])
         if not name.endswith(COMPRESSED_SUFFIX):
             size = _whole_lines(file.fileno(), size)
+        if status.st_ino == position.inode:
+            covered = position.size
+            # A restored position may speak of another file that had this inode.
+            if covered == _whole_lines(file.fileno(), covered):
+                size = min(size, covered)
         sources.append(Source(name, file, size, status))
-    after = _read_position(path.name, folder)
-    if names != _listing(path.name, folder) or (
-        position.get("inode") != after.get("inode")
-    ):
+    after, _ = _read_position(path.name, folder)
+    if names != _listing(path.name, folder) or position.inode != after.inode:
         raise LogChangedError
-    elsewhere = msgspec.json.encode(position | {"inode": _NO_INODE})
-    return OpenedLog(
-        os.fstat(folder), elsewhere if position else None, _log_ids(position), sources
-    )
+    log_ids = {number: held.log_id for number, held in position.partitions.items()}
+    return OpenedLog(os.fstat(folder), log_ids, sources)
 
 
-def _read_position(log: str, folder: int) -> dict[str, Any]:
-    """Give the position; empty without one that can be read: the lines say it, too."""
+def _read_position(log: str, folder: int) -> tuple[_Position, list[Source]]:
+    """Give the position; without one that can be read, the lines say it, too."""
+    name = log + POSITION_SUFFIX
     try:
-        descriptor = open_regular(log + POSITION_SUFFIX, folder)
+        descriptor = open_regular(name, folder)
     except FileNotFoundError:
-        return {}
+        return _Position(), []
     with os.fdopen(descriptor, "rb") as file:
-        try:
-            position: dict[str, Any] = msgspec.json.decode(file.read(), type=dict)
-        except msgspec.DecodeError:
-            return {}
-    numbers = (position.get("inode"), position.get("size"))
-    return position if all(isinstance(one, int) for one in numbers) else {}
+        data, status = file.read(), os.fstat(descriptor)
+    try:
+        position = msgspec.json.decode(data, type=_Position)
+    except msgspec.DecodeError:
+        return _Position(), []
+    return position, [Source(name, BytesIO(data), len(data), status)]
 
 
 def _listing(log: str, folder: int) -> dict[str, int]:
@@ -135,11 +139,3 @@ def _whole_lines(descriptor: int, size: int) -> int:
             return start + at + 1
         size = start
     return 0
-
-
-def _log_ids(position: dict[str, Any]) -> dict[int, str]:
-    return {
-        int(partition): held["log_id"]
-        for partition, held in position.get("partitions", {}).items()
-        if held.get("log_id")
-    }

@@ -7,9 +7,9 @@
     5. the restored files get their names, the position last
     6. the configuration, if asked for, in the same way
 
-Killed in between, the same command brings it to its end; nothing is deleted. Later
-events come from the audit topic when the service starts: the position says that no file
-of this host is the one it speaks of. Source: ADR 0027.
+Killed in between, the same command brings it to its end; nothing is deleted. When the
+service starts, it sees that the position is an old one, writes that into the log and
+takes later events from the audit topic (``audit.log_file``). Source: ADR 0027.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
+from stream_executor.audit.log_lines import is_log_name
 from stream_executor.model.errors import MalformedError, UnavailableError
 from stream_executor.services.backup_archive import (
     MANIFEST,
     POSITION_SUFFIX,
     Manifest,
-    is_log_name,
     members,
 )
 from stream_executor.services.backup_files import (

@@ -20,6 +20,7 @@ from typing import IO, Any, cast
 import msgspec
 
 from stream_executor.audit.log_coverage import MAX_LINE_BYTES, Covered, LogCoverage
+from stream_executor.audit.log_lines import is_log_name
 from stream_executor.environment_file import read_environment_file
 from stream_executor.model.errors import MalformedError
 from stream_executor.services.backup_archive import (
@@ -31,7 +32,6 @@ from stream_executor.services.backup_archive import (
     Manifest,
     Member,
     is_configuration_name,
-    is_log_name,
     member_folder,
     members,
     place_of,

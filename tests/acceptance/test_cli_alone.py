@@ -53,6 +53,7 @@ def test_every_command_has_help(cli: Cli) -> None:
         "topics plan", "topics apply", "topics check", "topics acls", "keys generate",
         "keys jwks", "module new", "module publish", "module list", "module show",
         "module revoke", "cache list", "cache forget", "submit", "invoke",
+        "backup now", "backup verify", "backup restore",
         "results follow", "token issue", "token inspect",
         "request show", "audit verify", "audit tail", "audit replay", "explain",
     ):  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import subprocess
 from datetime import date, timedelta
@@ -26,6 +25,7 @@ from tests.backups import (
     NOW,
     SECRET,
     Host,
+    chunk,
     in_memory,
     lines,
     members_of,
@@ -55,13 +55,8 @@ def test_tar_brings_every_file_back_as_it_was(host: Host) -> None:
     host.back_up()
 
     log = unpacked(host)
-    position = log.with_name("audit.log.position")
-    assert json.loads(position.read_text()) == {
-        **json.loads(host.log.with_name("audit.log.position").read_text()),
-        "inode": -1,
-    }
     assert {path.name for path in log.parent.iterdir()} == {*host.files(), MANIFEST}
-    for name in ("audit.log", "audit.log-20261121.gz", "audit.log-20261122"):
+    for name in host.files():
         was, now = host.log.with_name(name), log.with_name(name)
         assert now.read_bytes() == was.read_bytes()
         assert now.stat().st_mode == was.stat().st_mode
@@ -74,12 +69,21 @@ def test_tar_brings_every_file_back_as_it_was(host: Host) -> None:
 
 
 def test_the_writer_goes_on_where_a_backup_unpacked_by_tar_ends(host: Host) -> None:
+    """Elsewhere, and over a newer state: no gap, no double, and the file says so."""
     host.back_up()
-    log = unpacked(host)
-
-    AuditLogFile(log).close()
-    with AuditLogFile(log) as opened:
-        assert (opened.read_from(0), opened.read_from(1)) == (13, 7)
+    before = host.log.read_bytes()
+    host.write(chunk(0, 12, 14))
+    unpack(host.archive, Path("/"))
+    assert host.log.read_bytes() == before
+    for log in (unpacked(host), host.log):
+        with AuditLogFile(log) as opened:
+            assert opened.restored
+            assert (opened.read_from(0), opened.read_from(1)) == (13, 7)
+            opened.append([chunk(0, 9, 14), chunk(1, 3, 8)])
+        back_up(msgspec.structs.replace(host.plan, audit_log=log), NOW)
+        report = verified(host.archive)
+        assert report.findings == []
+        assert [one.last_seq for one in report.covered] == [14, 8]
 
 
 def test_names_dates_modes_and_the_gauge_are_the_manuals(host: Host) -> None:
@@ -108,7 +112,7 @@ def test_a_second_backup_on_one_day_replaces_the_first(host: Host) -> None:
     host.back_up()
     with host.log.open("ab") as file:
         file.write(lines(0, 12, 14))
-    host.log.with_name("audit.log.position").unlink()
+    host.position.unlink()
     host.configuration.write_text("MAX_FUEL=7\n")
     host.back_up()
 
@@ -131,11 +135,11 @@ def test_only_whole_lines_are_taken_and_only_what_the_position_covers(
 
     log = unpacked(host)
     assert log.read_bytes() == whole
-    assert log.with_name("audit.log-20261122").read_bytes() == lines(0, 5, 8)
+    assert log.with_name("audit.log-20261122").read_bytes() == lines(0, 6, 8)
 
 
 def test_without_a_position_all_whole_lines_are_taken(host: Host) -> None:
-    host.log.with_name("audit.log.position").write_bytes(b'{"part')
+    host.position.write_bytes(b'{"part')
     with host.log.open("ab") as file:
         file.write(lines(0, 12, 12) + b'{"partition":0,"se')
     host.back_up()

@@ -20,11 +20,11 @@ from stream_executor.services.backup_restore import (
 from tests.backups import (
     NOW,
     Host,
+    chunk,
     in_memory,
     lines,
     members_of,
     python,
-    set_position,
     set_up,
     verified,
     write_archive,
@@ -39,9 +39,7 @@ def host(tmp_path: Path) -> Host:
 def went_on(made: Host) -> Host:
     """Back up; then there is one more rotation, and a new configuration."""
     made.back_up()
-    made.log.rename(made.log.with_name("audit.log-20261123"))
-    made.log.write_bytes(lines(0, 12, 14))
-    set_position(made, {0: 14, 1: 5})
+    made.write(chunk(0, 12, 14), rotated="audit.log-20261123")
     made.configuration.write_text("MAX_FUEL=7\n")
     return made
 
@@ -74,10 +72,16 @@ def test_the_log_is_as_it_was_and_what_was_there_is_kept(host: Host) -> None:
 
 
 def test_the_writer_goes_on_at_the_backups_end(host: Host) -> None:
+    """Nothing comes twice or is missing, and the log says what happened."""
     restored(host)
-    AuditLogFile(host.log).close()
     with AuditLogFile(host.log) as log:
+        assert log.restored
         assert (log.read_from(0), log.read_from(1)) == (13, 7)
+        log.append([chunk(0, 9, 14), chunk(1, 3, 8)])
+    host.back_up()
+    report = verified(host.archive)
+    assert report.findings == []
+    assert [one.last_seq for one in report.covered] == [14, 8]
 
 
 def test_the_configuration_comes_back_whole_with_modes(host: Host) -> None:
@@ -146,7 +150,7 @@ def test_nothing_happens_with_a_damaged_archive(host: Host) -> None:
 
 def test_a_log_with_faults_comes_back_only_if_that_is_accepted(host: Host) -> None:
     content = [
-        (info, data.replace(lines(0, 6, 6), b""))
+        (info, data.replace(lines(0, 7, 7), b""))
         for info, data in members_of(host.archive)
     ]
     write_archive(host.archive, content)

@@ -71,7 +71,7 @@ def test_an_archive_that_ends_early_is_found_without_its_checksum(host: Host) ->
 
 
 def without_line(content: Content) -> Content:
-    return [(info, data.replace(lines(0, 6, 6), b"")) for info, data in content]
+    return [(info, data.replace(lines(0, 7, 7), b"")) for info, data in content]
 
 
 def compressed_badly(content: Content) -> Content:
@@ -90,7 +90,7 @@ def position_ahead(content: Content) -> Content:
     [
         (
             without_line,
-            "log audit.log-20261122: partition 0: seq 6 to 6 are missing",
+            "log audit.log-20261122: partition 0: seq 7 to 7 are missing",
         ),
         (compressed_badly, "log audit.log-20261121.gz: no gzip file, or not all"),
         (position_ahead, "log position: partition 0 goes to seq 99"),

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import grp
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -205,12 +209,45 @@ def test_a_backup_that_was_restored_one_folder_too_deep_is_named(
     tmp_path: Path,
 ) -> None:
     """The manual's `cp -r` nests its source when the target exists."""
-    nested = tmp_path / "wasm-executor-config-20261123"
-    nested.mkdir()
+    folder = tmp_path / "etc"
+    nested = folder / "wasm-executor-config-20261123"
+    nested.mkdir(parents=True)
     (nested / "config.env").write_text("MAX_FUEL=1\n")
-    (problem,) = look({}, tmp_path / "config.env").problems
-    assert str(nested / "config.env") in problem
-    assert "move its files up" in problem
+    (problem,) = look({}, folder / "config.env").problems
+    assert problem.startswith(f"{folder / 'config.env'} is missing: a backup was ")
+
+    (folder / "config.env").write_text("MAX_FUEL=2\n")
+    found = look({}, folder / "config.env")
+    (note,) = found.notes
+    assert note.startswith(f"{folder / 'config.env'} is not the restored one: ")
+    assert (found.problems, found.values["MAX_FUEL"].text) == ([], "2")
+
+    remedy = note.partition("; ")[2].replace("sudo ", "")
+    subprocess.run(remedy, shell=True, check=True)  # noqa: S602 - as an operator would
+    found = look({}, folder / "config.env")
+    assert (found.notes, found.values["MAX_FUEL"].text) == ([], "1")
+    assert not nested.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another user")
+def test_a_restored_file_that_belongs_to_root_is_named(tmp_path: Path) -> None:
+    """After `sudo cp -r` the service's group has no rights to its configuration."""
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from stream_executor.environment import gather\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "print(gather({}, Path(sys.argv[1]), [], []).problems[0])"
+    )
+    path = tmp_path / "config.env"
+    path.touch(0o640)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    ran = subprocess.run(
+        [sys.executable, "-c", script, path], capture_output=True, check=True, text=True
+    )
+    group = grp.getgrgid(65534).gr_name
+    remedy = f"sudo chgrp -R {group} {tmp_path}"
+    assert ran.stdout == f"{path}: permission denied; {remedy}\n"
 
 
 def test_no_representation_shows_a_value(config: Path) -> None:
