@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 import orjson
@@ -32,6 +33,10 @@ _SECRET_NAME = re.compile(r"secret|password|passphrase|authorization|private|^to
 _TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]+\.[\w-]*")
 _ERROR_WORD = re.compile(r"(err)or", re.IGNORECASE)
 _MAX_VALUE_CHARACTERS = 200
+# A library that tries again for ever says so for ever: a broker that is away makes
+# aiokafka write a hundred lines a second.
+_SAME_EVERY_S = 60.0
+_MOST_TEMPLATES = 1024
 
 
 def configure_logs(
@@ -82,9 +87,26 @@ def configure_logs(
 
 
 class _LibraryHandler(logging.Handler):
-    """Makes a library's message one event named ``library``."""
+    """Makes a library's message one event named ``library``.
+
+    The same message, whatever its arguments, once a minute: the next line has how many
+    there were in between.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
+        key = record.name, str(record.msg)
+        now = time.monotonic()
+        told, repeated = self._told.get(key, (-_SAME_EVERY_S, 0))
+        if now - told < _SAME_EVERY_S:
+            self._told[key] = told, repeated + 1
+            return
+        if len(self._told) >= _MOST_TEMPLATES:  # some put their arguments in themselves
+            self._told.clear()
+        self._told[key] = now, 0
         level = record.levelno
         if record.name.startswith("aiokafka"):
             # It calls an error what it mends itself (a coordinator that is not there
@@ -97,6 +119,7 @@ class _LibraryHandler(logging.Handler):
             source=record.name.removesuffix(".error"),
             text=record.getMessage(),
             exc_info=record.exc_info or None,
+            **({"repeated": repeated} if repeated else {}),
         )
 
 

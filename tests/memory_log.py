@@ -54,6 +54,7 @@ class MemoryAck:
 
     results_base: int | None
     audit_base: int | None
+    appended_ms: int | None = None
 
 
 @dataclass

@@ -9,6 +9,7 @@ from stream_executor.cli.failures import Exit
 from stream_executor.cli.options import Json  # noqa: TC001 - typer reads it
 from stream_executor.cli.output import print_json, progress, say
 from stream_executor.cli.reach import Reach, with_reach
+from stream_executor.cli.status import ask
 
 if TYPE_CHECKING:
     from stream_executor.services.diagnosis import Check
@@ -22,7 +23,10 @@ def doctor(*, reach: Reach, json: Json = False) -> int:
 
     Exit code 4: something must be mended. 3: something could not be told.
     """
-    from stream_executor.services import diagnosis  # noqa: PLC0415 - lazily
+    from stream_executor.services import (  # noqa: PLC0415 - lazily
+        diagnosis,
+        diagnosis_host,
+    )
 
     checks: list[Check] = []
     with progress("examining") as show:
@@ -36,6 +40,9 @@ def doctor(*, reach: Reach, json: Json = False) -> int:
             checks.append(local())
         checks.append(diagnosis.configuration(lambda: reach.settings))
         checks.append(diagnosis.compile_cache(lambda: reach.settings))
+        checks.append(diagnosis_host.clock_sync())
+        show("examining: this host")
+        checks += _service(reach)
         show("examining: Kafka")
         checks += asyncio.run(_kafka(reach))
     if json:
@@ -61,6 +68,23 @@ def doctor(*, reach: Reach, json: Json = False) -> int:
     if "failed" in states:
         return Exit.CONFIGURATION
     return Exit.UNKNOWN if "unknown" in states else Exit.OK
+
+
+def _service(reach: Reach) -> list[Check]:
+    """Look at the folders and the instance of the configuration, if there is one."""
+    from stream_executor.model.errors import ConfigError  # noqa: PLC0415 - lazily
+    from stream_executor.services import diagnosis_host  # noqa: PLC0415 - as above
+    from stream_executor.settings import reveal  # noqa: PLC0415 - as above
+
+    try:
+        settings = reach.settings
+    except ConfigError:
+        return []  # which is a finding already
+    running = diagnosis_host.service(
+        settings.instance_id,
+        lambda: ask(reach, None, reveal(settings.http_token) or None),
+    )
+    return [*diagnosis_host.disks(settings), running]
 
 
 async def _kafka(reach: Reach) -> list[Check]:

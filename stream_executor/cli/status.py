@@ -103,8 +103,8 @@ def list_lanes(
     )  # fmt: skip
 
 
-def ask(reach: Reach, http: str | None, token: Path | None) -> dict[str, Any]:
-    """Get ``/status`` of an instance.
+def ask(reach: Reach, http: str | None, token: Path | str | None) -> dict[str, Any]:
+    """Get ``/status`` of an instance; the token is a file with it, or itself.
 
     Raises:
         CommandError: nobody answers, or what answers is something else.
@@ -115,7 +115,8 @@ def ask(reach: Reach, http: str | None, token: Path | None) -> dict[str, Any]:
     base = http or _address(reach)
     headers = {}
     if token is not None:
-        headers["authorization"] = f"Bearer {token.read_text().strip()}"
+        secret = token.read_text() if isinstance(token, Path) else token
+        headers["authorization"] = f"Bearer {secret.strip()}"
     try:
         answer = urllib3.request(
             "GET", f"{base.rstrip('/')}/status", headers=headers, timeout=_TIMEOUT_S,

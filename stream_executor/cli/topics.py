@@ -139,8 +139,10 @@ async def specs_of(
 
     names = reach.topics
     if partitions is None:
-        state = (await admin.describe([names.requests]))[names.requests]
-        partitions = DEFAULT_PARTITIONS if state is None else state.partitions
+        # One of the three may be missing: the others still say how many there were.
+        lanes = (names.requests, names.results, names.audit)
+        states = [s for s in (await admin.describe(lanes)).values() if s is not None]
+        partitions = states[0].partitions if states else DEFAULT_PARTITIONS
     cluster = await admin.cluster()
     return desired(names, partitions=partitions, brokers=cluster.brokers)
 

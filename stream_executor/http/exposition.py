@@ -28,7 +28,7 @@ from stream_executor.http.metrics import BUILD_INFO, TABLE, Kind, Metric
 from stream_executor.http.status import ABLE, judge_health, judge_readiness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from stream_executor.http.status import ServiceStatus, Usage
     from stream_executor.http.tally import Tally, Totals
@@ -85,7 +85,9 @@ class Exposition(Collector):
             elif metric.kind is Kind.HISTOGRAM:
                 yield self._histogram(metric)
             elif metric is metrics.LANES:
-                yield _lanes(status)
+                yield _counted(metric, [lane.state for lane in status.lanes])
+            elif metric is metrics.CONDITIONS:
+                yield _counted(metric, [one.condition for one in status.troubles])
             else:
                 value = self._totals.gauge(metric)
                 yield GaugeMetricFamily(metric.name, metric.help, value=value)
@@ -129,10 +131,9 @@ class Exposition(Collector):
         return family
 
 
-def _lanes(status: ServiceStatus) -> Family:
-    metric = metrics.LANES
+def _counted(metric: Metric, values: Sequence[str]) -> Family:
+    """Count each label value; those that do not occur are 0."""
     family = GaugeMetricFamily(metric.name, metric.help, labels=[str(metric.label)])
-    for state in metric.values:
-        count = sum(lane.state == state for lane in status.lanes)
-        family.add_metric([state], count)
+    for value in metric.values:
+        family.add_metric([value], values.count(value))
     return family

@@ -14,6 +14,7 @@ import msgspec
 
 from stream_executor.model.artefact import CacheOutcome
 from stream_executor.model.codes import Code
+from stream_executor.model.conditions import Condition
 from stream_executor.model.lanes import LaneState
 
 SUCCEEDED = "succeeded"  # the label of a result without a code
@@ -200,6 +201,12 @@ AUDIT_LOG_COMPLETE = _gauge(
     Combine.MAX,
 )
 
+CLOCK_SKEW = _gauge(
+    "wasm_executor_clock_skew_seconds",
+    "How far the brokers' clock is ahead of this host's, measured at each commit.",
+    Combine.MAX,
+)
+
 # Derived by the supervisor: from the lanes' states, and of itself.
 LANES = _row(
     Metric(
@@ -207,6 +214,17 @@ LANES = _row(
         "state", tuple(LaneState),
     )
 )  # fmt: skip
+CONDITIONS = _row(
+    Metric(
+        "wasm_executor_conditions", Kind.GAUGE,
+        "1 while this instance finds this wrong with the world around it.",
+        "condition", tuple(Condition),
+    )
+)  # fmt: skip
+DISK_FREE = _gauge(
+    "wasm_executor_disk_free_bytes",
+    "Free space where it is least: state, audit.log or backups.",
+)
 LAG = _gauge(
     "wasm_executor_lag_offsets",
     "Offsets between the lanes' next and their partitions' ends.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from stream_executor.model.conditions import Trouble
 from stream_executor.model.lanes import LaneState
 
 # Nobody is needed for these: they work, or will by themselves.
@@ -49,11 +50,13 @@ class WorkerStatus(msgspec.Struct, frozen=True):
         pid: None while the slot waits for its next start.
         reporting: it has sent a report since it started.
         ready: it is a member of the group and its views are read to their ends.
-        audit_writable: False while the audit topic takes no transaction from it.
+        audit_writable: False while the audit topic takes no transaction from it, or no
+            broker is in reach.
         note: what it waits for, or why it ended last, in words.
         restarts: how often the slot was started anew.
         audience: the aud that it requires of tokens, empty until it knows.
         hardening: what was applied to its sandbox children.
+        troubles: what it finds wrong with the world around it.
     """
 
     slot: int
@@ -67,6 +70,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     engine: str = ""
     audience: str = ""
     hardening: tuple[str, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
     lanes: tuple[LaneStatus, ...] = ()
 
 
@@ -93,6 +97,7 @@ class ServiceStatus(msgspec.Struct, frozen=True):
 
     Attributes:
         audit_log: None with ENABLE_AUDIT_LOGGING=false.
+        disks: what is wrong with the file systems that it writes to.
     """
 
     version: str
@@ -101,6 +106,15 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     draining: bool
     workers: tuple[WorkerStatus, ...]
     audit_log: AuditLogStatus | None = None
+    disks: tuple[Trouble, ...] = ()
+
+    @property
+    def troubles(self) -> list[Trouble]:
+        """Every condition that holds here, as whoever saw it first says."""
+        seen = [*self.disks, *(one for w in self.workers for one in w.troubles)]
+        seen.sort(key=lambda trouble: trouble.since_ms)
+        first = {trouble.condition: trouble for trouble in reversed(seen)}
+        return list(reversed(first.values()))
 
     @property
     def lanes(self) -> list[LaneStatus]:
@@ -148,7 +162,8 @@ def judge_health(status: ServiceStatus) -> Verdict:
 
     Not ok only if no worker can work, no lane can, or the audit topic cannot be
     written. One bad lane must not restart an instance whose other lanes work. A worker
-    without lanes is a healthy stand-by. Draining is healthy.
+    without lanes is a healthy stand-by. Draining is healthy. Conditions are reasons,
+    not the verdict: what they cost shows in workers and lanes.
     """
     reporting = [worker for worker in status.workers if worker.reporting]
     reasons = [
@@ -170,6 +185,7 @@ def judge_health(status: ServiceStatus) -> Verdict:
     file = status.audit_log
     if file is not None and file.note and not file.standby:
         reasons.append(f"{file.path} is not written: {file.note}")
+    reasons += [str(trouble) for trouble in status.troubles]
     useful = [
         worker
         for worker in reporting

@@ -22,7 +22,15 @@ from aiokafka.protocol.types import Array, Boolean, Int8, Int16, Int32, Schema, 
 
 from stream_executor.kafka.client import BrokerClient
 from stream_executor.kafka.failures import classified
-from stream_executor.kafka.topics import Action, Change, TopicSpec, TopicState, plan
+from stream_executor.kafka.topic_facts import TopicFacts, TopicFactsRequest
+from stream_executor.kafka.topics import (
+    Action,
+    Change,
+    TopicSpec,
+    TopicState,
+    desired,
+    plan,
+)
 from stream_executor.model.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
@@ -31,10 +39,12 @@ if TYPE_CHECKING:
     from typing import Self
 
     from stream_executor.kafka.connection import KafkaConnection
+    from stream_executor.kafka.topics import TopicNames
 
 _TOPIC: Final = 2  # ConfigResource.Type.TOPIC
 _SET: Final = 0  # AlterConfigOp.OpType.SET
 _LOOK_AGAIN_S: Final = 0.05
+_LEAST_IN_SYNC: Final = "min.insync.replicas"
 
 
 class ClusterFacts(msgspec.Struct, frozen=True):
@@ -42,6 +52,23 @@ class ClusterFacts(msgspec.Struct, frozen=True):
 
     cluster_id: str
     brokers: int
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """A deployment's topics as they are.
+
+    Attributes:
+        partitions: of requests, results and audit; 0 if none is there.
+        facts: by topic; of those that are there.
+        changes: what differs from what they must be.
+        lacking: topics that take no commit for want of replicas, with what is there.
+    """
+
+    cluster: ClusterFacts
+    partitions: int
+    facts: dict[str, TopicFacts]
+    changes: list[Change]
+    lacking: dict[str, str]
 
 
 class KafkaAdmin:
@@ -83,6 +110,47 @@ class KafkaAdmin:
     async def partition_count(self, topic: str) -> int:
         """Number of partitions; errors as ``BrokerClient.partition_count``."""
         return await self._client.partition_count(topic)
+
+    async def topic_facts(self, names: Sequence[str]) -> dict[str, TopicFacts]:
+        """Give each topic's id and what we may do with it.
+
+        Topics that are not there, or may not be described, are left out; so are all
+        where brokers are older than Kafka 2.8.
+
+        Raises:
+            UnavailableError: no answer in time.
+        """
+        try:
+            response = await self._ask(TopicFactsRequest(names), "describe topics")
+        except UnavailableError as error:
+            if isinstance(error.__cause__, NotImplementedError):
+                return {}
+            raise
+        return {
+            name: TopicFacts(
+                topic_id,
+                operations,
+                min(0 if part[2] < 0 else len(part[5]) for part in partitions),
+            )
+            for code, name, topic_id, _, partitions, operations, _ in response.topics
+            if code == 0
+        }
+
+    async def survey(self, names: TopicNames) -> Survey:
+        """Look at the six topics of a deployment; errors as ``describe``."""
+        cluster = await self.cluster()
+        facts = await self.topic_facts(names.all())
+        states = await self.describe(names.all())
+        lanes = (states[n] for n in (names.requests, names.results, names.audit))
+        partitions = next((state.partitions for state in lanes if state), 0)
+        specs = desired(names, partitions=max(1, partitions), brokers=cluster.brokers)
+        lacking = {
+            name: f"{name}: {one.in_sync} in-sync replica(s), commits need {least}"
+            for name, one in facts.items()
+            if (state := states.get(name)) is not None
+            and one.in_sync < (least := int(state.configs.get(_LEAST_IN_SYNC, "1")))
+        }
+        return Survey(cluster, partitions, facts, plan(specs, states), lacking)
 
     async def describe(self, names: Sequence[str]) -> dict[str, TopicState | None]:
         """Look at topics as they are; None where there is no such topic.

@@ -121,7 +121,8 @@ class BrokerClient:
         client = AIOKafkaClient(**self._connection.client_options(self._role))
         self._client = client
         try:
-            with classified("connect to Kafka", UnavailableError):
+            servers = self._connection.bootstrap_servers
+            with classified(f"connect to {servers}", UnavailableError):
                 async with asyncio.timeout(self._connection.request_timeout_s):
                     try:
                         await client.bootstrap()

@@ -11,11 +11,14 @@ Not here: what the lane does with the answer.
 
 from __future__ import annotations
 
+import socket
+import ssl
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from aiokafka import errors
 
+from stream_executor.model.conditions import Condition
 from stream_executor.model.errors import (
     BrokerRefusedError,
     ExecutorError,
@@ -193,6 +196,31 @@ IN_DOUBT: Final[frozenset[type[Exception]]] = frozenset(
     }
 )
 
+_SIGN_IN: Final = (
+    errors.SaslAuthenticationFailed,
+    errors.AuthenticationFailedError,
+    errors.AuthenticationMethodNotSupported,
+    errors.UnsupportedSaslMechanismError,
+    errors.IllegalSaslStateError,
+    errors.SecurityDisabled,
+    errors.DelegationTokenNotFound,
+    errors.DelegationTokenExpired,
+)
+_TOO_FEW_REPLICAS: Final = (
+    errors.NotEnoughReplicasError,
+    errors.NotEnoughReplicasAfterAppendError,
+)
+
+
+# What tells more than the class of our exception does; the first row wins.
+_TELLING: Final[tuple[tuple[tuple[type[BaseException], ...], Condition], ...]] = (
+    ((socket.gaierror,), Condition.NAME_UNRESOLVED),
+    ((ssl.SSLError,), Condition.TLS_REFUSED),
+    (_SIGN_IN, Condition.CREDENTIALS_REFUSED),
+    (_TOO_FEW_REPLICAS, Condition.REPLICAS_MISSING),
+    ((OSError, errors.KafkaConnectionError), Condition.BROKERS_AWAY),
+)
+
 
 def classify(
     error: BaseException,
@@ -212,7 +240,8 @@ def classify(
             ``UnavailableError`` where it was only read.
 
     Returns:
-        A ``FencedError``, a ``BrokerRefusedError`` with its reason, or an ``unsure``.
+        A ``FencedError``, a ``BrokerRefusedError`` with its reason, or an ``unsure``;
+        with its condition.
     """
     if isinstance(error, ExecutorError):
         return error
@@ -221,12 +250,17 @@ def classify(
         cause = cause.__cause__
     message = f"{doing}: {type(cause).__name__}: {str(cause)[:200]}"
     kind = type(cause)
-    if kind in FENCED:
-        return FencedError(message)
     reason = REFUSED.get(kind)  # type: ignore[arg-type]  # any type may be asked for
-    if reason is not None:
-        return BrokerRefusedError(message, reason)
-    return unsure(message)
+    ours: ExecutorError
+    if kind in FENCED:
+        ours = FencedError(message)
+    elif reason is not None:
+        ours = BrokerRefusedError(message, reason)
+    else:
+        ours = unsure(message)
+    told = (condition for kinds, condition in _TELLING if isinstance(cause, kinds))
+    ours.condition = next(told, ours.condition)
+    return ours
 
 
 @contextmanager

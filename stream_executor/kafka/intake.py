@@ -329,6 +329,8 @@ class RequestFetcher:
             node = self._client.raw.cluster.leader_for_partition(
                 TopicPartition(self._topic, partition)
             )
+            if node is None:  # no broker knows it
+                self._gone(partition, slot)
             if node is None or node == -1:
                 leaderless = True
             elif node not in self._busy:
@@ -390,6 +392,9 @@ class RequestFetcher:
         where = f"fetch {self._topic}-{partition} from {slot.fetch_from}"
         if code:
             error = kafka_errors.for_code(code)(where)
+            if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
+                self._gone(partition, slot)
+                return True
             if error.retriable:
                 self._client.raw.force_metadata_update()
             else:
@@ -410,6 +415,17 @@ class RequestFetcher:
         slot.fetch_from = headers[-1].last_offset + 1
         self._arrived.set()
         return True
+
+    def _gone(self, partition: int, slot: _Partition) -> None:
+        """Give a partition up that is not there at the moment.
+
+        aiokafka would try again; but what comes back under this name may be another
+        log, so whoever reads it must look at it anew.
+        """
+        slot.failure = UnavailableError(
+            f"fetch {self._topic}-{partition} from {slot.fetch_from}: it is not there"
+        )
+        self._arrived.set()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -136,13 +136,13 @@ class GroupMembership:
         self._client = BrokerClient(patient, f"member-{self._instance_id}")
         self._failure = asyncio.get_running_loop().create_future()
         self._failure.add_done_callback(_seen)
-        await self._client.start()
-        client = self._client.raw
         try:
+            await self._client.start()
+            client = self._client.raw
             await self._client.partition_count(self._topic)
             await client.add_topic(self._topic)
         except BaseException:
-            await self._client.close()
+            await self._disconnect()  # so that it may be tried again
             raise
         self._subscription = subscription = SubscriptionState()
         subscription.register_fetch_waiters(set())  # there is no fetcher

@@ -26,7 +26,7 @@ from stream_executor.model.errors import (
     IntegrityError,
     MisuseError,
 )
-from stream_executor.model.record import OutRecord
+from stream_executor.model.record import LOG_APPEND_TIME, OutRecord
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
@@ -56,10 +56,13 @@ class Acknowledged(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         results_base: offset of the first result; None where there was none.
         audit_base: offset of the first audit event.
+        appended_ms: the brokers' time of its append, milliseconds since 1970; None
+            where the topic keeps its producers' times.
     """
 
     results_base: int | None
     audit_base: int
+    appended_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +268,12 @@ class LaneWriter:
             base = self._advance(topic, sent.result(), batch.record_count())
             bases.setdefault(topic, base)
         await producer.commit_transaction()
-        return Acknowledged(bases.get(self._results_topic), bases[self._audit_topic])
+        last = sends[-1].result()
+        return Acknowledged(
+            bases.get(self._results_topic),
+            bases[self._audit_topic],
+            last.timestamp if last.timestamp_type == LOG_APPEND_TIME else None,
+        )
 
     def _advance(self, topic: str, sent: RecordMetadata, count: int) -> int:
         """Record where a batch landed; offsets of a log must rise."""

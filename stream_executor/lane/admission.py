@@ -37,7 +37,7 @@ from stream_executor.lane.damage import RESUME, within
 from stream_executor.lane.entries import NO_HEADERS, Admitted, Refused
 from stream_executor.model.audit import ContextDigests
 from stream_executor.model.codes import CODES, Code
-from stream_executor.model.errors import IntegrityError, MalformedError
+from stream_executor.model.errors import ClockError, IntegrityError, MalformedError
 from stream_executor.model.job import InvocationKind, Job, Limits, WasiInput
 from stream_executor.model.record import LOG_APPEND_TIME, Headers, Range, Record
 from stream_executor.model.request import (
@@ -144,7 +144,8 @@ class Admission:
         """Decide everything about one record but its module.
 
         Raises:
-            IntegrityError: the record's time is not the broker's, or ahead of us by
+            IntegrityError: the record's time is not the broker's.
+            ClockError: or ahead of us by
                 more than ``MAX_CLOCK_LEAD_MS``: the lane halts, nobody is refused.
         """
         offset, timestamp = record.offset, record.timestamp
@@ -263,9 +264,9 @@ class Admission:
             message = (
                 f"the record at offset {offset} was appended at {timestamp}, more than "
                 f"{MAX_CLOCK_LEAD_MS} ms ahead of this worker's clock {now_ms}: "
-                "compare the clocks of broker and worker"
+                "compare the clocks of broker and worker; the lane goes on by itself"
             )
-            raise IntegrityError(message)
+            raise ClockError(message, timestamp - MAX_CLOCK_LEAD_MS)
         self.lane_time = max(self.lane_time, timestamp)
 
     def _authorize(

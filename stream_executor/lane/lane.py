@@ -45,12 +45,13 @@ from stream_executor.lane.entries import (
     Refused,
 )
 from stream_executor.lane.pace import CommitPace
-from stream_executor.lane.recovery import Recovered, recover
+from stream_executor.lane.recovery import Expected, Recovered, recover
 from stream_executor.lane.suspicion import MAX_ATTEMPTS, Suspicion
 from stream_executor.lane.window import InFlightWindow
 from stream_executor.model.codes import Code
 from stream_executor.model.errors import (
     BrokerRefusedError,
+    ClockError,
     ExecutorError,
     FencedError,
     IntegrityError,
@@ -63,7 +64,6 @@ from stream_executor.model.request import InlineModule
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from stream_executor.lane.audit_log import Expected
     from stream_executor.lane.head import LaneHead
     from stream_executor.lane.ports import TransactionalWriter
     from stream_executor.lane.world import LaneWorld
@@ -113,6 +113,7 @@ class Lane:
         self._quiet_since: float | None = None
         self._closing: str | None = None
         self._failure: BaseException | None = None
+        self._until_ms: int | None = None
         self._suspicion = Suspicion()
         self._announcing = self._announced = -1
         self._oldest = (0, 0.0)
@@ -134,6 +135,15 @@ class Lane:
         if self.state is LaneState.HALTED and self._closing is None:
             self._become(LaneState.ACQUIRING, self.reason)
             self.start()
+
+    def look_at_clock(self) -> None:
+        """Take a lane up again that halted over a record ahead of the clock, in time.
+
+        Nothing was decided on that record, so nobody need order anything.
+        """
+        if self._until_ms is not None and self._world.now_ms() >= self._until_ms:
+            self._until_ms = None
+            self.ordered()
 
     @property
     def running(self) -> bool:
@@ -196,22 +206,25 @@ class Lane:
                 await self._acquire()
                 await self._commit_until_closed()
             except FencedError as error:
-                self._world.gave_up(error)
+                self._world.gave_up(self, error)
                 self._become(LaneState.WAITING, str(error))
                 wait_s = _FENCED_RETRY_S
             except (IntegrityError, MalformedError) as error:
                 # Bytes that nobody can read are no less wrong than a broken chain.
+                self._until_ms = (
+                    error.until_ms if isinstance(error, ClockError) else None
+                )
                 self._become(LaneState.HALTED, str(error))
                 self._world.failed(self, error)
                 self._forget()
                 await self._close_writer()
                 return
             except BrokerRefusedError as error:
-                self._world.gave_up(error)
+                self._world.gave_up(self, error)
                 self._become(LaneState.BLOCKED, str(error))
                 wait_s = self._after_refusal(error)
             except TransientError as error:
-                self._world.gave_up(error)
+                self._world.gave_up(self, error)
                 self._become(LaneState.ACQUIRING, str(error))
                 wait_s = _RETRY_S[min(self._retries, len(_RETRY_S) - 1)]
                 self._retries += 1
@@ -242,13 +255,13 @@ class Lane:
                     await self._reassigned.wait()
         else:
             await asyncio.sleep(wait_s)
-        self._become(LaneState.ACQUIRING, self.reason)
+        self._become_acquiring()
 
     # -- acquire --------------------------------------------------------------
 
     async def _acquire(self) -> None:
         world = self._world
-        self._become(LaneState.ACQUIRING, self.reason)
+        self._become_acquiring()
         writer = self._writer = world.writer(self.partition, self._batch_bytes)
         await writer.fence()  # 1
         await world.confirm_view()
@@ -327,6 +340,16 @@ class Lane:
     def unfetchable(self, error: ExecutorError) -> None:
         """Take note that this partition cannot be fetched from here."""
         self._fail(error)
+
+    def do_without(self, s256: bytes, error: ExecutorError) -> None:
+        """Give up if a request waits for this module, which cannot be had now.
+
+        It is no request's fault, so none is answered for it; the log decides anew.
+        """
+        for entry in self.window.drain():
+            if isinstance(entry, Admitted) and entry.job.module_s256 == s256:
+                self._fail(error)
+                return
 
     def _admit_inbox(self) -> None:
         """Admit until the inbox is empty or something must be waited for (5, 6)."""
@@ -591,7 +614,10 @@ class Lane:
     async def _publish(self, transaction: Transaction) -> None:
         assert self._writer is not None  # noqa: S101 - set before every publish
         assert self._admission is not None  # noqa: S101
+        asked_ms = self._world.now_ms()
         acknowledged = await self._writer.commit(transaction.results, transaction.audit)
+        if acknowledged.appended_ms is not None:
+            self._world.appended(acknowledged.appended_ms, asked_ms)
         base = acknowledged.audit_base
         assert base is not None  # noqa: S101 - every transaction has a seal
         self.head = transaction.head.acknowledged(base)
@@ -603,6 +629,11 @@ class Lane:
         if (state, reason) != (self.state, self.reason):
             self.state, self.reason = state, reason
             self._world.changed(self)
+
+    def _become_acquiring(self) -> None:
+        """Try, but stay blocked until a try succeeds: each is no news."""
+        if self.state is not LaneState.BLOCKED:
+            self._become(LaneState.ACQUIRING, self.reason)
 
     def _become_running(self) -> None:
         assert self.head is not None  # noqa: S101 - a running lane has one

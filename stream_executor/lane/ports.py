@@ -28,6 +28,11 @@ class Acknowledged(Protocol):
         """Offset of the first leaf."""
         ...
 
+    @property
+    def appended_ms(self) -> int | None:
+        """The brokers' time of the leaves' append, if they say it."""
+        ...
+
 
 class TransactionalWriter(Protocol):
     """The one writer of a lane.

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from stream_executor.auth.replay import ReplayBudget
     from stream_executor.lane.admission import AdmissionContext
-    from stream_executor.lane.audit_log import Expected
     from stream_executor.lane.conclusion import LaneIdentity, Tally
     from stream_executor.lane.head import LaneHead
     from stream_executor.lane.lane import Lane
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         Sandbox,
         TransactionalWriter,
     )
+    from stream_executor.lane.recovery import Expected
     from stream_executor.model.audit import LaneAcquired
     from stream_executor.model.errors import (
         BrokerRefusedError,
@@ -136,7 +136,12 @@ class LaneWorld(Protocol):
         """Count a committed transaction that took so long."""
         ...
 
-    def gave_up(self, error: FencedError | BrokerRefusedError | TransientError) -> None:
+    def appended(self, appended_ms: int, asked_ms: int) -> None:
+        """Take note of the brokers' time of an append, and of ours before it."""
+
+    def gave_up(
+        self, lane: Lane, error: FencedError | BrokerRefusedError | TransientError
+    ) -> None:
         """Take note that a lane gave its producer up and will begin anew."""
 
     def changed(self, lane: Lane) -> None:

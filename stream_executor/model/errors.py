@@ -6,11 +6,19 @@ here is raised for what a requester sent.
 
 from __future__ import annotations
 
+from stream_executor.model.conditions import Condition
+
 
 class ExecutorError(Exception):
-    """Base of every exception that this package raises on purpose."""
+    """Base of every exception that this package raises on purpose.
+
+    Attributes:
+        retryable: whether trying again can help.
+        condition: what is wrong with the world, where whoever raised it could tell.
+    """
 
     retryable: bool = False
+    condition: Condition | None = None
 
 
 class ConfigError(ExecutorError):
@@ -43,6 +51,19 @@ class IntegrityError(ExecutorError):
     """
 
 
+class ClockError(IntegrityError):
+    """A record lies too far ahead of this host's clock to be judged yet.
+
+    Attributes:
+        until_ms: the clock that can judge it, milliseconds since 1970.
+    """
+
+    def __init__(self, message: str, until_ms: int) -> None:
+        super().__init__(message)
+        self.condition = Condition.CLOCK_APART
+        self.until_ms = until_ms
+
+
 class FencedError(ExecutorError):
     """Another writer has taken this lane's transactional id: stop, do not re-fence.
 
@@ -65,3 +86,11 @@ class BrokerRefusedError(ExecutorError):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+        self.condition = _OF_REASON.get(reason)
+
+
+_OF_REASON = {
+    "too_large": Condition.TOPIC_SETTINGS,
+    "not_authorised": Condition.RIGHTS_MISSING,
+    "unknown_topic": Condition.TOPIC_MISSING,
+}

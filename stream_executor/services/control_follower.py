@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stream_executor.model.errors import (
+    BrokerRefusedError,
     ConfigError,
     IntegrityError,
     TransientError,
@@ -68,10 +69,11 @@ class ControlFollower:
         return asyncio.get_running_loop().time() - self._confirmed_at < STALE_AFTER_S
 
     async def run(self) -> None:
-        """Follow for ever; broker trouble is waited out, bad operator keys raise.
+        """Follow for ever; trouble with brokers, rights and topic is waited out.
 
         Raises:
             ConfigError: the topic was begun under another operator's key.
+            BrokerRefusedError: it was shortened or made anew.
         """
         while True:
             try:
@@ -91,6 +93,10 @@ class ControlFollower:
                     async with self._moved:
                         self._moved.notify_all()
             except TransientError:
+                await asyncio.sleep(_RETRY_S)
+            except BrokerRefusedError as error:
+                if error.condition is None:
+                    raise
                 await asyncio.sleep(_RETRY_S)
             except IntegrityError as error:
                 message = (

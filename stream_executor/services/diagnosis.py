@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from stream_executor.model.errors import (
-    BrokerRefusedError,
-    ConfigError,
-    ExecutorError,
-    UnavailableError,
-)
+from stream_executor.model.conditions import REMEDIES, Condition
+from stream_executor.model.errors import ConfigError, ExecutorError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stream_executor.kafka.admin import Survey
     from stream_executor.kafka.connection import KafkaConnection
     from stream_executor.kafka.topics import TopicNames
     from stream_executor.settings import Settings
@@ -148,51 +145,79 @@ async def kafka(connection: KafkaConnection, topics: TopicNames) -> list[Check]:
 
     where = connection.bootstrap_servers
     wanted = "brokers that answer"
-    remedy = "check KAFKA_BOOTSTRAP_SERVERS, the network, and the brokers"
+    remedy = REMEDIES[Condition.BROKERS_AWAY]
     try:
         async with KafkaAdmin(connection) as admin:
             cluster = await admin.cluster()
-            checks = [
-                Check(
-                    "kafka.reachable", "ok",
-                    f"{where}: cluster {cluster.cluster_id}, {cluster.brokers} up",
-                    wanted, remedy,
-                )
-            ]  # fmt: skip
-            checks.append(await _topics(admin, topics, cluster.brokers))
+            found = f"{where}: cluster {cluster.cluster_id}, {cluster.brokers} up"
+            checks = [Check("kafka.reachable", "ok", found, wanted, remedy)]
+            try:
+                survey = await admin.survey(topics)
+            except ExecutorError as error:
+                wanted, remedy = "six topics", "wasm-executor topics plan"
+                return [*checks, _failed("kafka.topics", error, wanted, remedy)]
     except ExecutorError as error:
         return [_failed("kafka.reachable", error, wanted, remedy)]
+    checks += [_rights(survey, topics), _replicas(survey), _topics(survey)]
     if checks[-1].state != "failed":
         checks.append(await _genesis(connection, topics))
         checks.append(await _clock(connection, topics))
     return checks
 
 
-async def _topics(admin: object, topics: TopicNames, brokers: int) -> Check:
-    from stream_executor.kafka.admin import KafkaAdmin  # noqa: PLC0415 - lazily
-    from stream_executor.kafka.topics import desired  # noqa: PLC0415 - as above
+def _rights(survey: Survey, topics: TopicNames) -> Check:
+    """Read what the brokers let us do with the topics; nothing is tried."""
+    from stream_executor.kafka.topic_facts import Right  # noqa: PLC0415 - lazily
+
+    wanted = "the executor's rights to its topics"
+    remedy = REMEDIES[Condition.RIGHTS_MISSING]
+    needed = {
+        topics.requests: (Right.READ,),
+        topics.results: (Right.READ, Right.WRITE),
+        topics.audit: (Right.READ, Right.WRITE),
+        topics.modules: (Right.READ,),
+        topics.control: (Right.READ,),
+    }
+    missing = [
+        f"{right.name.lower()} {topic}"
+        for topic, several in needed.items()
+        for right in several
+        if topic in survey.facts and not survey.facts[topic].may(right)
+    ]
+    if missing:
+        # Whoever asks with other credentials than the executor's is right to lack some.
+        found = f"{Condition.RIGHTS_MISSING}: may not {', '.join(missing)}"
+        return Check("kafka.rights", "warning", found, wanted, remedy)
+    return Check("kafka.rights", "ok", "read and write", wanted, remedy)
+
+
+def _replicas(survey: Survey) -> Check:
+    """Look whether every partition has the replicas that a commit needs."""
+    wanted = "min.insync.replicas of them in sync, and a leader"
+    remedy = REMEDIES[Condition.REPLICAS_MISSING]
+    if survey.lacking:
+        reason = next(iter(survey.lacking.values()))
+        found = f"{Condition.REPLICAS_MISSING}: {reason}"
+        return Check("kafka.replicas", "failed", found, wanted, remedy)
+    return Check("kafka.replicas", "ok", "enough in sync", wanted, remedy)
+
+
+def _topics(survey: Survey) -> Check:
+    from stream_executor.kafka.topics import Action  # noqa: PLC0415 - lazily
 
     wanted = "six topics with their settings"
     remedy = "wasm-executor topics plan"
-    if not isinstance(admin, KafkaAdmin):  # for the type checker: imported lazily
-        raise TypeError(admin)
-    try:
-        state = (await admin.describe([topics.requests]))[topics.requests]
-        specs = desired(
-            topics, partitions=state.partitions if state else 1, brokers=brokers
-        )
-        changes = await admin.plan(specs)
-    except ExecutorError as error:
-        return _failed("kafka.topics", error, wanted, remedy)
+    changes = survey.changes
     grave = [change for change in changes if change.matters]
     if grave:
-        found = f"{len(grave)} difference(s): {grave[0]}"
+        missing = grave[0].action is Action.CREATE
+        condition = Condition.TOPIC_MISSING if missing else Condition.TOPIC_SETTINGS
+        found = f"{condition}: {len(grave)} difference(s): {grave[0]}"
         return Check("kafka.topics", "failed", found, wanted, remedy)
-    partitions = state.partitions if state else 0
     return Check(
         "kafka.topics",
         "warning" if changes else "ok",
-        f"{partitions} lane(s)" + (f"; {changes[0]}" if changes else ""),
+        f"{survey.partitions} lane(s)" + (f"; {changes[0]}" if changes else ""),
         wanted,
         remedy,
     )
@@ -226,36 +251,44 @@ async def _clock(connection: KafkaConnection, topics: TopicNames) -> Check:
     """Compare our clock with the newest record's append time; changes nothing.
 
     A record can only be older than now: a clock that is behind shows as a record from
-    the future. A clock ahead shows at the next request only, as auth_not_yet_valid.
+    the future. No request to a broker tells its time, so a clock ahead shows to the
+    running service only, which compares at each commit (``service``).
     """
     from stream_executor.kafka.reader import PartitionReader  # noqa: PLC0415 - lazily
 
     wanted = f"no record from the future (within {_CLOCK_WARN_S:g} s)"
-    remedy = "timedatectl, on this host and on the brokers"
+    remedy = REMEDIES[Condition.CLOCK_APART]
     try:
         async with PartitionReader(connection) as reader:
+            count = await reader.partition_count(topics.audit)
+            places = [(topics.control, 0), *((topics.audit, p) for p in range(count))]
             now_ms = int(time.time() * 1000)
-            ahead = await reader.offset_for_time(
-                topics.control, 0, now_ms + int(_CLOCK_WARN_S * 1000)
-            )
-            far = await reader.offset_for_time(
-                topics.control, 0, now_ms + int(_CLOCK_FAIL_S * 1000)
-            )
+
+            async def later_than(lead_s: float) -> bool:
+                at_ms = now_ms + int(lead_s * 1000)
+                found = [await reader.offset_for_time(*one, at_ms) for one in places]
+                return any(offset is not None for offset in found)
+
+            ahead = await later_than(_CLOCK_WARN_S)
+            far = ahead and await later_than(_CLOCK_FAIL_S)
     except ExecutorError as error:
         return _failed("clock", error, wanted, remedy)
-    if ahead is None:
+    if not ahead:
         return Check("clock", "ok", "not behind the brokers", wanted, remedy)
-    state: State = "warning" if far is None else "failed"
-    return Check("clock", state, "this clock is behind the brokers'", wanted, remedy)
+    found = f"{Condition.CLOCK_APART}: this clock is behind the brokers'"
+    return Check("clock", "failed" if far else "warning", found, wanted, remedy)
 
 
 def _failed(name: str, error: ExecutorError, wanted: str, remedy: str) -> Check:
-    unknown = isinstance(error, UnavailableError)
-    if isinstance(error, BrokerRefusedError):
-        remedy = "wasm-executor topics acls"
-    return Check(
-        name, "unknown" if unknown else "failed", str(error)[:300], wanted, remedy
-    )
+    condition = error.condition
+    away = isinstance(error, UnavailableError) and condition in {
+        None,
+        Condition.BROKERS_AWAY,
+    }
+    found = str(error)[:300]
+    if condition is not None:
+        found, remedy = f"{condition}: {found}", REMEDIES[condition]
+    return Check(name, "unknown" if away else "failed", found, wanted, remedy)
 
 
 def _sandbox_report() -> tuple[list[str], list[str]]:

@@ -17,6 +17,7 @@ import msgspec
 
 from stream_executor.http.status import LaneStatus
 from stream_executor.http.tally import Deltas, Tally
+from stream_executor.model.conditions import Trouble
 from stream_executor.model.errors import MalformedError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class WorkerState(msgspec.Struct, frozen=True, tag="worker"):
         engine: native engine identity.
         audience: the aud that tokens must have; empty until the cluster id is known.
         hardening: what was applied to the sandbox children.
+        troubles: what it finds wrong with the world around it.
         lanes: every lane that it owns now.
     """
 
@@ -49,6 +51,7 @@ class WorkerState(msgspec.Struct, frozen=True, tag="worker"):
     engine: str = ""
     audience: str = ""
     hardening: tuple[str, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
     lanes: tuple[LaneStatus, ...] = ()
 
 

@@ -47,6 +47,8 @@ from stream_executor.services.audit_log_process import (
     AUDIT_LOG_COMMAND,
     AuditLogProcess,
 )
+from stream_executor.services.conditions import Conditions
+from stream_executor.services.disks import survey
 from stream_executor.services.notify import Notifier
 from stream_executor.services.resident import (
     memory_limit_bytes,
@@ -138,6 +140,7 @@ class Supervisor:
                 settings.audit_log_path, self._worker_values, self._totals,
                 audit_log_command, self._patience,
             )  # fmt: skip
+        self._disks = Conditions()
         self._tls: Tls | None = None
         self._stop = asyncio.Event()
         self._interrupts = 0
@@ -155,6 +158,7 @@ class Supervisor:
             draining=self._stop.is_set(),
             workers=tuple(worker.status for worker in self._workers),
             audit_log=None if self._audit_log is None else self._audit_log.status,
+            disks=self._disks.troubles,
         )
 
     async def run(self) -> int:
@@ -244,7 +248,7 @@ class Supervisor:
         return HttpServer(app, listener, self._tls)
 
     def _note_files(self) -> None:
-        """Set the gauges that tell of files: certificates and backups."""
+        """Set the gauges that tell of files: certificates, backups, free space."""
         own, kafka = self._own, self._settings.kafka_certificate
         if self._tls is not None:
             own.set(metrics.CERTIFICATE_EXPIRY, self._tls.expires_s)
@@ -256,6 +260,9 @@ class Supervisor:
                 own.set(metrics.KAFKA_CERTIFICATE_EXPIRY, expiry_s)
         own.set(metrics.BACKUPS_EXPECTED, self._settings.backups_expected)
         own.set(metrics.LAST_BACKUP, newest_backup_s(self._settings.backup_dir))
+        found, free_bytes = survey(self._settings)
+        self._disks.see("disks", found)
+        own.set(metrics.DISK_FREE, free_bytes)
 
     def _slot(self, number: int) -> WorkerSlot:
         return WorkerSlot(

@@ -87,6 +87,7 @@ class WorkerSlot(SupervisedProcess[WorkerState]):
             engine=state.engine,
             audience=state.audience,
             hardening=state.hardening,
+            troubles=state.troubles,
             lanes=state.lanes,
         )
 

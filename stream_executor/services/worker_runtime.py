@@ -35,10 +35,10 @@ from stream_executor.kafka.topics import TopicNames, desired
 from stream_executor.kafka.writer import LaneWriter, WriterOptions
 from stream_executor.lane.admission import DENIED, REVOKED, AdmissionContext
 from stream_executor.lane.admission import Ceilings as AdmissionCeilings
-from stream_executor.lane.audit_log import Expected
 from stream_executor.lane.conclusion import LaneIdentity, Tally
 from stream_executor.lane.head import LEAST_HORIZON_MS
 from stream_executor.lane.lane import Lane
+from stream_executor.lane.recovery import Expected
 from stream_executor.lane.world import LaneSettings
 from stream_executor.model.audit import (
     ContextDigests,
@@ -50,6 +50,7 @@ from stream_executor.model.codes import Code
 from stream_executor.model.errors import (
     BrokerRefusedError,
     ConfigError,
+    ExecutorError,
     FencedError,
     IntegrityError,
     MalformedError,
@@ -69,6 +70,7 @@ from stream_executor.services.control_follower import ControlFollower
 from stream_executor.services.failure_log import FailureLog
 from stream_executor.services.fetching import FetchLoop
 from stream_executor.services.reports import WorkerState
+from stream_executor.services.surroundings import Surroundings
 from stream_executor.services.watchdog import Watchdog
 from stream_executor.wire import results
 from stream_executor.wire.schemas import schema_digests
@@ -82,6 +84,9 @@ if TYPE_CHECKING:
 
 _COMMIT_POSITIONS_EVERY_S = 5.0
 _REBALANCE_RELEASE_S = 2.0
+# Whoever may not join the group asks again so often.
+_JOIN_AGAIN_S = 15.0
+_MODULE_AGAIN_S = 5.0
 # A lane whose oldest request is unfinished this long after its deadline is stuck.
 _WATCHDOG_S = 60.0
 _ENCODERS = {"json": results.encode_json, "avro": results.encode_avro}
@@ -119,7 +124,10 @@ class WorkerRuntime:
         self._connection, ignored = from_properties(settings.kafka_properties)
         for name in ignored:
             log.warning("kafka.property_ignored", name=name)
-        self._topics = settings.topics
+        self._topics = TopicNames(*msgspec.structs.astuple(settings.topics))
+        self._around = Surroundings(
+            self._connection, self._topics, self._topic_replaced
+        )
         self._resumed = 0
         self._query = PartitionReader(self._connection)
         self._follow = PartitionReader(self._connection)
@@ -184,6 +192,7 @@ class WorkerRuntime:
         self._committed_at = 0.0
         self._watchdog = Watchdog(asyncio.get_running_loop().time())
         self._note = "starting"
+        self._waits = False
 
     # -- life -----------------------------------------------------------------
 
@@ -214,8 +223,19 @@ class WorkerRuntime:
         await sandbox
         self._spawn(self._fetching.run())
         self._note = "joining the group"
+        self._membership = self._new_membership()
+        await self._retried(self._membership.start)
+        self._spawn(self._stay_a_member(self._membership))
+        self._spawn(self._around.run())
+        self._note = ""
+        self._ready = True
+        if self._orders.settings.compile_ahead:
+            self._spawn(self._ahead.run())
+        log.info("worker.ready", instance=self._orders.identity.instance)
+
+    def _new_membership(self) -> GroupMembership:
         membership = self._orders.settings.membership
-        self._membership = GroupMembership(
+        return GroupMembership(
             self._connection,
             topic=self._topics.requests,
             group_id=membership.group,
@@ -227,13 +247,20 @@ class WorkerRuntime:
                 membership.rebalance_timeout_ms,
             ),
         )
-        await self._retried(self._membership.start)
-        self._spawn(self._membership.failed())
-        self._note = ""
-        self._ready = True
-        if self._orders.settings.compile_ahead:
-            self._spawn(self._ahead.run())
-        log.info("worker.ready", instance=self._orders.identity.instance)
+
+    async def _stay_a_member(self, membership: GroupMembership) -> None:
+        """Join anew, now and then, while the brokers refuse us a right."""
+        while True:
+            try:
+                await membership.failed()
+            except BrokerRefusedError as error:
+                if error.condition is None:
+                    raise
+                self._around.note("group", error)
+            await membership.close()
+            await asyncio.sleep(_JOIN_AGAIN_S)
+            membership = self._membership = self._new_membership()
+            await self._retried(membership.start)
 
     async def _connect(self) -> None:
         for part in (
@@ -246,7 +273,7 @@ class WorkerRuntime:
             cluster = await admin.cluster()
             self._cluster_id = cluster.cluster_id
             specs = desired(
-                TopicNames(*msgspec.structs.astuple(self._topics)),
+                self._topics,
                 partitions=await admin.partition_count(self._topics.requests),
                 brokers=cluster.brokers,
             )
@@ -267,18 +294,24 @@ class WorkerRuntime:
         return KeySource.from_rules(rules, settings.secrets)
 
     async def _retried(self, step: Callable[[], Awaitable[object]]) -> None:
-        """Repeat a step of the start while the world is merely away."""
+        """Repeat a step while the world is away, or refuses what it may yet grant."""
         wait_s = 0.1
         while True:
             try:
                 await step()
-            except TransientError as error:
+            except (TransientError, BrokerRefusedError) as error:
+                if isinstance(error, BrokerRefusedError) and error.condition is None:
+                    raise
                 if str(error) != self._note:
                     self._note = str(error)
                     log.warning("worker.waiting", reason=self._note)
+                self._waits = True
+                self._around.note("start", error)
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 1.3, 5.0)
             else:
+                self._waits, self._note = False, ""
+                self._around.note("start", None)
                 return
 
     async def drain(self) -> None:
@@ -343,6 +376,7 @@ class WorkerRuntime:
         Safety does not need the group: a lane that another worker has taken over is
         fenced whatever this says.
         """
+        self._around.note("group", None)
         if self._draining:
             return
         lost = [p for p in self._lanes if p not in partitions]
@@ -501,10 +535,19 @@ class WorkerRuntime:
         held = self._inline.get(s256)
         if held is not None:
             return held[0]
-        module = await self._modules.find(s256)
-        if module is None:
-            raise LookupError(s256.hex())
-        return module
+        while True:
+            try:
+                module = await self._modules.find(s256)
+            except (TransientError, BrokerRefusedError) as error:
+                if isinstance(error, BrokerRefusedError) and error.condition is None:
+                    raise
+                for lane in self._lanes.values():
+                    lane.do_without(s256, error)
+                await asyncio.sleep(_MODULE_AGAIN_S)
+            else:
+                if module is None:
+                    raise LookupError(s256.hex())
+                return module
 
     # -- what lanes tell ----------------------------------------------------------
 
@@ -529,8 +572,15 @@ class WorkerRuntime:
         count.observe(metrics.COMMIT_DURATION, seconds)
         self._last_commit_s = now_s
 
-    def gave_up(self, error: FencedError | BrokerRefusedError | TransientError) -> None:
+    def appended(self, appended_ms: int, asked_ms: int) -> None:
+        """Compare clocks."""
+        self._around.clock.compare(appended_ms, asked_ms)
+
+    def gave_up(
+        self, lane: Lane, error: FencedError | BrokerRefusedError | TransientError
+    ) -> None:
         """Count a producer that a lane gave up."""
+        self._around.note_lane(lane, error)
         failure = metrics.CommitFailure.INDEFINITE
         if isinstance(error, FencedError):
             failure = metrics.CommitFailure.FENCED
@@ -541,18 +591,31 @@ class WorkerRuntime:
     def changed(self, lane: Lane) -> None:
         """Log a lane's new state; have the fetcher follow it."""
         level = "warning" if lane.state in _TROUBLE else "info"
-        getattr(log, level)(
-            f"lane.{lane.state}", partition=lane.partition, reason=lane.reason,
-            term=lane.term,
-        )  # fmt: skip
+        if lane.state is not LaneState.HALTED:  # `failed` says it
+            getattr(log, level)(
+                f"lane.{lane.state}", partition=lane.partition, reason=lane.reason,
+                term=lane.term,
+            )  # fmt: skip
+        self._around.note_lane(lane)
         self._fetching.lanes_changed()
 
     def failed(self, lane: Lane, error: BaseException) -> None:
         """Log a lane that halts; a bug of ours ends the worker."""
         log.error("lane.halted", partition=lane.partition, reason=str(error))
+        if isinstance(error, ExecutorError):
+            self._around.note_lane(lane, error)
         known = isinstance(error, IntegrityError | MalformedError)
         if not known and not self.failure.done():
             self.failure.set_exception(error)
+
+    def _topic_replaced(self, topic: str) -> None:
+        """Have lanes look at their logs again: one was deleted and made anew."""
+        log.error("topic.replaced", topic=topic)
+        error = UnavailableError(f"{topic} was deleted and made anew")
+        if topic in {self._topics.requests, self._topics.audit}:
+            for lane in self._lanes.values():
+                if lane.running:
+                    lane.unfetchable(error)
 
     # -- reporting ----------------------------------------------------------------
 
@@ -560,6 +623,9 @@ class WorkerRuntime:
         """Keep the group's positions and look for lanes that are stuck."""
         self.sandbox.forget_refusals()
         self._failures.write()
+        self._around.look_at_clock()
+        for lane in self._lanes.values():
+            lane.look_at_clock()
         if self._membership is None or self._draining:
             return
         if now_s - self._committed_at >= _COMMIT_POSITIONS_EVERY_S:
@@ -603,13 +669,21 @@ class WorkerRuntime:
             count.set(metrics.KEYS_FETCHED, self._keys.fetched_s)
         count.set(metrics.REPLAY_BYTES, self.replay_budget.used_bytes)
         count.set(metrics.REPLAY_LIMIT, self.replay_budget.limit_bytes)
+        if (skew_s := self._around.clock.skew_s) is not None:
+            count.set(metrics.CLOCK_SKEW, skew_s)
         self._count_sandbox()
         lanes = tuple(self._row(lane) for lane in self._lanes.values())
+        conditions = self._around.conditions
+        # Without a view that is known to be the topic's nothing is fetched or decided.
+        in_touch = self._follower.confirmed or not (self._ready or self._waits)
         return WorkerState(
-            ready=self._ready,
-            audit_writable=not lanes
-            or any(lane.state is not LaneState.BLOCKED for lane in lanes),
-            note=self._note,
+            ready=self._ready and in_touch,
+            audit_writable=in_touch
+            and (
+                not lanes or any(lane.state is not LaneState.BLOCKED for lane in lanes)
+            ),
+            note=self._note or ("" if in_touch else _OUT_OF_TOUCH),
+            troubles=conditions.troubles,
             audience=self._audience,
             engine=self.sandbox.engine if self._ready else "",
             hardening=tuple(self.sandbox.hardening) if self._ready else (),
@@ -644,7 +718,8 @@ class WorkerRuntime:
         )
 
 
-_TROUBLE = frozenset({LaneState.BLOCKED, LaneState.HALTED, LaneState.WAITING})
+_OUT_OF_TOUCH = "the end of the control topic is not known; no broker tells it"
+_TROUBLE = frozenset({LaneState.BLOCKED, LaneState.WAITING})
 
 
 def _keys_not_refreshed(error: Exception) -> None:

@@ -141,3 +141,23 @@ def test_bytes_and_odd_values_are_shown_short() -> None:
     structlog.get_logger().info("x", digest=b"\x01\xff", odd=object())
     assert lines.events[0]["digest"] == "01ff"
     assert lines.events[0]["odd"].startswith("<object")
+
+
+def test_what_a_library_says_again_and_again_is_written_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the arguments: a broker that is away makes hundreds a second."""
+    now = [0.0]
+    monkeypatch.setattr("stream_executor.logs.time.monotonic", lambda: now[0])
+    lines = Lines("info")
+    library = logging.getLogger("aiokafka.conn")
+    for port in range(1_000):
+        library.error("Unable to connect to port %s", port)
+    library.error("something else")
+    now[0] = 61.0
+    library.error("Unable to connect to port %s", 7)
+    assert [(e["text"], e.get("repeated")) for e in lines.events] == [
+        ("Unable to connect to port 0", None),
+        ("something else", None),
+        ("Unable to connect to port 7", 999),
+    ]

@@ -7,6 +7,7 @@ from stream_executor.http.status import (
     judge_health,
     judge_readiness,
 )
+from stream_executor.model.conditions import Condition, Trouble
 from stream_executor.model.lanes import LaneState
 
 
@@ -92,3 +93,17 @@ def test_lanes_come_by_partition_and_the_engine_from_any_worker() -> None:
     )
     assert [lane.partition for lane in status.lanes] == [0, 10]
     assert status.engine == "wasmtime"
+
+
+def test_conditions_are_reasons_and_each_is_named_once() -> None:
+    early = Trouble(Condition.CLOCK_APART, "early", 1)
+    late = Trouble(Condition.CLOCK_APART, "late", 2)
+    full = Trouble(Condition.DISK_FULL, "full", 3)
+    status = ServiceStatus(
+        "1.0", "host", 0, False,
+        (worker(troubles=(late,)), worker(slot=1, troubles=(early,))), disks=(full,),
+    )  # fmt: skip
+    assert status.troubles == [early, full]
+    verdict = judge_health(status)
+    assert verdict.ok
+    assert verdict.reasons == (str(early), str(full))

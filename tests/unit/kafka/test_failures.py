@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import socket
 import ssl
 
 import pytest
@@ -16,6 +17,7 @@ from stream_executor.kafka.failures import (
     classified,
     classify,
 )
+from stream_executor.model.conditions import Condition
 from stream_executor.model.errors import (
     BrokerRefusedError,
     ExecutorError,
@@ -96,6 +98,30 @@ def test_error_codes_of_today_are_known_to_aiokafka(
 def test_what_is_not_kafkas_is_in_doubt(error: Exception) -> None:
     assert type(classify(error, "")) is IndefiniteError
     assert type(classify(error, "", UnavailableError)) is UnavailableError
+
+
+@pytest.mark.parametrize(
+    ("error", "condition"),
+    [
+        (socket.gaierror("x"), Condition.NAME_UNRESOLVED),
+        (ssl.SSLCertVerificationError("x"), Condition.TLS_REFUSED),
+        (ConnectionRefusedError("x"), Condition.BROKERS_AWAY),
+        (TimeoutError(), Condition.BROKERS_AWAY),
+        (errors.KafkaConnectionError("x"), Condition.BROKERS_AWAY),
+        (errors.SaslAuthenticationFailed("x"), Condition.CREDENTIALS_REFUSED),
+        (errors.UnsupportedSaslMechanismError("x"), Condition.CREDENTIALS_REFUSED),
+        (errors.TopicAuthorizationFailedError("x"), Condition.RIGHTS_MISSING),
+        (errors.UnknownTopicOrPartitionError("x"), Condition.TOPIC_MISSING),
+        (errors.MessageSizeTooLargeError("x"), Condition.TOPIC_SETTINGS),
+        (errors.NotEnoughReplicasError("x"), Condition.REPLICAS_MISSING),
+        (errors.OffsetOutOfRangeError("x"), None),
+        (errors.IllegalGenerationError("x"), None),
+    ],
+)
+def test_what_is_wrong_with_the_world_is_named(
+    error: Exception, condition: Condition | None
+) -> None:
+    assert classify(error, "").condition is condition
 
 
 def test_a_bare_wrapper_is_looked_through() -> None:

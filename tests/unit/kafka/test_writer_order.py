@@ -22,7 +22,7 @@ class Sent:
     """What the broker says of a batch."""
 
     def __init__(self, offset: int) -> None:
-        self.offset = offset
+        self.offset, self.timestamp, self.timestamp_type = offset, 1_000, 1
 
 
 class Batch:
@@ -135,6 +135,7 @@ async def test_a_transaction_ends_when_every_send_was_acknowledged(
     acknowledged: Any = await commit
     assert producer.done == [*SENT, "commit"]
     assert (acknowledged.results_base, acknowledged.audit_base) == (4, 7)
+    assert acknowledged.appended_ms == 1_000
 
 
 async def test_a_failed_send_never_commits(

@@ -22,7 +22,7 @@ from stream_executor.model.audit import (
     Seal,
 )
 from stream_executor.model.control import DenySubject
-from stream_executor.model.errors import UnavailableError
+from stream_executor.model.errors import BrokerRefusedError, UnavailableError
 from stream_executor.model.lanes import LaneState
 from stream_executor.model.request import (
     Call,
@@ -547,3 +547,52 @@ async def test_a_look_that_failed_replays_nobody() -> None:
 
     refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
     assert [leaf.code for leaf in refused] == ["module_not_found"]
+
+
+async def test_a_lane_goes_on_by_itself_when_the_clock_is_right_again() -> None:
+    """Nothing was decided on the record from the future, so nobody need order it."""
+    broker = begun_broker()
+    submit(broker)
+    world = MemoryWorld(broker)
+    wrong = -90_000
+
+    def now_ms() -> int:
+        return broker.now_ms + wrong
+
+    world.now_ms = now_ms  # type: ignore[method-assign]
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: lane.state is LaneState.HALTED)
+        lane.look_at_clock()
+        assert lane.state is LaneState.HALTED
+        wrong = 0
+        lane.look_at_clock()
+        await until(lambda: lane.state is LaneState.RUNNING)
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 1)
+    assert answers(broker) == {0: "SUCCEEDED"}
+
+
+async def test_a_blocked_lane_stays_blocked_until_a_try_succeeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Trying again is no news: no line in the log, no flapping metric."""
+    monkeypatch.setattr("stream_executor.lane.lane._BLOCKED_RETRY_S", 0.0)
+    world = MemoryWorld(begun_broker())
+    refusals = 0
+    writer = world.writer
+
+    def refused(partition: int, batch_bytes: int) -> object:
+        nonlocal refusals
+        if refusals < 5:
+            refusals += 1
+            raise BrokerRefusedError("no such topic", "unknown_topic")
+        return writer(partition, batch_bytes)
+
+    monkeypatch.setattr(world, "writer", refused)
+    lane = Lane(0, world)
+    lane.start()
+    await until(lambda: lane.state is LaneState.RUNNING)
+    await lane.release("drain", 1.0)
+    assert refusals == 5
+    assert world.states == [LaneState.BLOCKED, LaneState.RUNNING, LaneState.RELEASING]

@@ -5,8 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
 from stream_executor.auth.policy import Policy
 from stream_executor.kafka.connection import KafkaConnection
+from stream_executor.model.errors import (
+    BrokerRefusedError,
+    ExecutorError,
+    UnavailableError,
+)
+from stream_executor.services import worker_runtime
 from stream_executor.services.worker_runtime import WorkerRuntime
 
 if TYPE_CHECKING:
@@ -44,3 +52,30 @@ async def test_a_reload_with_the_policy_away_keeps_the_old_one(tmp_path: Path) -
     await worker._reload()
     assert worker._policy is not before
     assert worker._context is None
+
+
+async def test_a_module_that_cannot_be_fetched_now_fails_no_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lanes that wait for it begin anew; it is tried until it comes."""
+    monkeypatch.setattr(worker_runtime, "_MODULE_AGAIN_S", 0.0)
+    troubles: list[ExecutorError] = [
+        UnavailableError("no broker"),
+        BrokerRefusedError("deleted", "unknown_topic"),
+    ]
+    told: list[tuple[bytes, ExecutorError]] = []
+
+    class Modules:
+        async def find(self, _s256: bytes) -> bytes:
+            if troubles:
+                raise troubles.pop(0)
+            return b"module"
+
+    lane = SimpleNamespace(do_without=lambda *given: told.append(given))
+    worker = runtime(_inline={}, _modules=Modules(), _lanes={0: lane})
+    assert await worker._load_module(b"s256") == b"module"
+    assert [type(error) for _, error in told] == [UnavailableError, BrokerRefusedError]
+
+    troubles.append(BrokerRefusedError("beyond the end", "other"))
+    with pytest.raises(BrokerRefusedError):  # trying again cannot help
+        await worker._load_module(b"s256")
