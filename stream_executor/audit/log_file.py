@@ -3,7 +3,7 @@
 Lines are fsynced before the position that speaks of them. A crash between the two
 leaves lines beyond the recorded size; opening takes their sequence numbers in, so they
 are not written again, and cuts a torn tail off, so it is. Where file and position do
-not fit together (a restored backup, an is_new file, a lost position), the files
+not fit together (a restored backup, an emptied file, a lost position), the files
 themselves say what they hold.
 Source: docs/wire-format.md, "audit.log"; ADR 0026.
 """

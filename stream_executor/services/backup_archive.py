@@ -16,7 +16,7 @@ import gzip
 import re
 import tarfile
 import zlib
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
 
@@ -32,8 +32,9 @@ POSITION_SUFFIX = ".position"
 SUM_SUFFIX = ".sha256"
 COMPRESSED_SUFFIX = ".gz"
 FORMAT = 1
-_ARCHIVE = re.compile(r"wasm-audit-(\d{8})\.tar\.gz")
-_CONFIGURATION = re.compile(r"wasm-executor-config-(\d{8})")
+_DAY = r"(\d{4})(\d\d)(\d\d)"
+_ARCHIVE = re.compile(rf"wasm-audit-{_DAY}\.tar\.gz")
+_CONFIGURATION = re.compile(rf"wasm-executor-config-{_DAY}")
 # Manifest, position, and what tar puts in front of a member: kilobytes.
 MAX_SMALL_BYTES = 16 * 1024 * 1024
 # One a day for seven years, and more; tar remembers every one.
@@ -111,7 +112,7 @@ def _dated(folder: Path, pattern: re.Pattern[str]) -> dict[date, Path]:
         if matched is None:
             continue
         try:
-            day = datetime.strptime(matched[1], "%Y%m%d").date()  # noqa: DTZ007 - a day
+            day = date(*map(int, matched.groups()))
         except ValueError:  # 20261399
             continue
         found[day] = path

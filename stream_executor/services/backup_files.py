@@ -161,7 +161,8 @@ def copy_folder(source: Path, target: Path) -> list[str]:
 
     Files and folders keep owner (as far as we may give it), time and mode, without the
     rights of others: there are secrets in it. Of a link to a file its content is
-    copied. Links to folders, and whatever is neither, are left out.
+    copied. Links to folders are left out, and whatever is neither, or forbidden to us:
+    what only root may read is not the service's.
 
     Args:
         source: the folder.
@@ -183,7 +184,9 @@ def _copy_folder(
 ) -> None:
     target.mkdir(mode=0o700)
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name.isprintable():
+        if not path.name.isprintable() or not os.access(path, os.R_OK):
+            left_out.append(str(path))
+        elif path.is_file():
             data = path.read_bytes()
             budget[:] = budget[0] - 1, budget[1] - len(data)
             if min(budget) < 0:
@@ -193,7 +196,7 @@ def _copy_folder(
                     "keep the configuration file in a folder of its own",
                 )
             _write_copy(target / path.name, data, path.stat())
-        elif path.is_dir() and not path.is_symlink() and path.name.isprintable():
+        elif path.is_dir() and not path.is_symlink():
             _copy_folder(path, target / path.name, left_out, budget)
         else:
             left_out.append(str(path))

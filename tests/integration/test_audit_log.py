@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 from contextlib import asynccontextmanager
@@ -80,6 +79,11 @@ class Host:
             data = gzip.decompress(data) if path.suffix == ".gz" else data
             rows += [json.loads(line) for line in data.splitlines()]
         return rows
+
+    async def backup(self, command: str) -> str:
+        code, out, errors = await self.made.command("backup", command)
+        assert code == 0, (out, errors)
+        return out
 
     async def leaves(self) -> list[tuple[int, int]]:
         """Partition and audit offset of every committed audit record."""
@@ -186,8 +190,12 @@ async def test_a_full_disk_a_second_executor_and_an_older_state(
         await first.ready()
         await one.ask(12)
         await one.complete()
-        backup = tmp_path / "backup"
-        shutil.copytree(one.folder, backup)
+        one.made.settings |= {
+            "ENABLE_AUDIT_LOGGING": "true",
+            "AUDIT_LOG_PATH": str(one.path),
+            "WASM_EXECUTOR_BACKUP_DIR": str(tmp_path / "backup"),
+        }
+        await one.backup("now")
 
         # The disk is full: said everywhere, and requests are answered all the same.
         pid = writer_of(first)["pid"]
@@ -213,12 +221,8 @@ async def test_a_full_disk_a_second_executor_and_an_older_state(
         await one.complete()
         assert await second.stop() == 0
 
-        # A backup from before is put back by hand, as the manual's step 2 does.
-        for path in one.folder.glob("audit.log*"):
-            if path.name != "audit.log.lock":
-                path.unlink()
-        for name in ("audit.log", "audit.log.position"):
-            shutil.copy(backup / name, one.folder / name)
+        # The backup from before is put back.
+        await one.backup("restore")
         third = one.start()
         await third.ready()
         rows = await one.complete()
@@ -229,3 +233,5 @@ async def test_a_full_disk_a_second_executor_and_an_older_state(
         assert "audit_log.restored" in third.log.read_text()
         code, _, errors = await one.made.command("audit", "verify")
         assert code == 0, errors
+        await one.backup("now")
+        assert f"({len(rows) + 1} lines)" in await one.backup("verify")

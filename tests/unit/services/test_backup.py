@@ -257,6 +257,27 @@ def test_the_configurations_copy_has_no_rights_for_others(host: Host) -> None:
     assert verified(host.archive).findings == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another user")
+def test_the_services_user_makes_a_backup_without_what_is_roots(host: Host) -> None:
+    """As Debian's `nobody`; the keys of the operator stay where they are."""
+    operators = host.configuration.parent / "operator.pem"
+    operators.touch(0o600)
+    host.backups.mkdir()
+    for path in (host.backups, host.log.parent, *host.log.parent.iterdir()):
+        os.chown(path, 65534, 65534)
+    for folder in (host.configuration.parent, host.root, *host.root.parents[:2]):
+        folder.chmod(0o755)
+    ran = python(
+        "import os, sys; from pathlib import Path; from tests.backups import *\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "print(*Host(Path(sys.argv[1])).back_up().left_out)",
+        host.root,
+    )
+    assert ran.stdout == f"{operators}\n", ran.stderr
+    assert verified(host.archive).findings == []
+    assert host.archive.stat().st_uid == 65534
+
+
 def test_a_folder_that_is_no_configuration_is_not_copied(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
