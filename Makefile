@@ -85,11 +85,14 @@ ci: ## What CI runs
 system-parts: ## Install what only system packages give (as root, with apt)
 	@tools/system_parts.sh
 
+COMPILE = $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
+  --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links
+
 lock: venv ## Resolve the dependencies anew; read the difference before committing
 	$(PYTHON) -m venv --clear $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
-	$(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-	  --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	$(COMPILE) --upgrade \
 	  --extra dev --group test --group lint --group build --group supply -o requirements.lock pyproject.toml
+	$(COMPILE) --constraint requirements.lock -o deploy/requirements.lock pyproject.toml
 	$(BIN)/python tools/lock_kafka_jars.py
 
 audit-deps: venv ## Known vulnerabilities in the lock, offline; ADVISORIES="FILE…" adds OSV exports

@@ -1,14 +1,19 @@
-"""Write docs/settings.md from the settings' own fields; a test holds it current."""
+"""Write what is made of the settings' own fields; a test holds it current.
+
+docs/settings.md, and deploy/config.env, of which ``deploy/install.sh`` makes a host's
+first configuration.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
 from stream_executor.settings_fields import FIELDS, accepts_file, variable
 
-TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
+ROOT = Path(__file__).parents[1]
 HEAD = """\
 # Settings
 
@@ -41,6 +46,19 @@ the rights.
 """
 
 
+CONFIG_HEAD = """\
+# Configuration of wasm-executor. Check it:  wasm-executor --test-config
+# Every setting stands here with its default; take the # away to set another value.
+# What a name means: docs/settings.md.
+
+# Brokers. More properties of Kafka clients: KAFKA_SECURITY_PROTOCOL=SASL_SSL and so on.
+KAFKA_BOOTSTRAP_SERVERS=localhost:9092
+"""
+# Set in a first configuration: the secret is made when it is written, and the level is
+# what the operations manual changes with sed.
+ACTIVE = {"JWT_SECRET": "", "LOG_LEVEL": "info"}
+
+
 def table() -> str:
     """Give the whole document."""
     return HEAD + "".join(_row(field) for field in FIELDS)
@@ -51,6 +69,26 @@ def _row(field: str) -> str:
     name = f"`{variable(field)}`" + (" *file*" if accepts_file(field) else "")
     cells = (name, _default(info.default), _range(info.metadata), info.description)
     return f"| {' | '.join(str(cell) for cell in cells)} |\n"
+
+
+def config() -> str:
+    """Give a configuration file that says every setting and changes none."""
+    return CONFIG_HEAD + "".join(_lines(field) for field in FIELDS)
+
+
+def _lines(field: str) -> str:
+    info, name = FIELDS[field], variable(field)
+    about = f"{info.description}"
+    if span := _range(info.metadata):
+        about += f" {span}."
+    if accepts_file(field):
+        about += f" Or {name}_FILE, a path."
+    comment = textwrap.fill(
+        about, 88, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+    )
+    if name in ACTIVE:
+        return f"\n{comment}\n{name}={ACTIVE[name]}\n"
+    return f"\n{comment}\n#{name}={_default(info.default).strip('`')}\n"
 
 
 def _default(value: object) -> str:
@@ -72,5 +110,5 @@ def _range(metadata: list[object]) -> str:
 
 
 if __name__ == "__main__":
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(table(), encoding="utf-8")
+    (ROOT / "docs" / "settings.md").write_text(table(), encoding="utf-8")
+    (ROOT / "deploy" / "config.env").write_text(config(), encoding="utf-8")

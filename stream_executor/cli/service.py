@@ -107,7 +107,9 @@ def init(
     servers = reach.connection.bootstrap_servers
     lines = [
         *report.settings_lines,
-        *write_first(keys, servers, audience, reach.topics),
+        *write_first(
+            keys, servers, audience, reach.topics, configured=_configured_secret(reach)
+        ),
         f"KAFKA_BOOTSTRAP_SERVERS={servers}",
     ]
     if name != "wasm-executor":
@@ -132,6 +134,16 @@ def init(
         "offline.\n  try: put the lines above into /etc/wasm-executor/config.env, then "
         "wasm-executor --test-config"
     )
+
+
+def _configured_secret(reach: Reach) -> str:
+    """Give the JWT_SECRET of the configuration, if it is this service's at all."""
+    from stream_executor.settings import reveal  # noqa: PLC0415 - pydantic is heavy
+
+    elsewhere = reach.credentials is not None or reach.bootstrap_server is not None
+    if elsewhere and reach.env_file is None:
+        return ""
+    return reveal(reach.settings.jwt_secret)
 
 
 async def _init(

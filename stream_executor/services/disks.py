@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # small file system it is the twentieth part.
 _LEAST_FREE_BYTES = 64 << 20
 _LEAST_FREE_SHARE = 20
+_BACKUPS = "WASM_EXECUTOR_BACKUP_DIR"
 
 
 class Disk(msgspec.Struct, frozen=True):
@@ -47,7 +48,7 @@ def folders(settings: Settings) -> dict[str, Path]:
     found = {"WASM_EXECUTOR_STATE_DIR": settings.state_dir}
     if settings.enable_audit_logging:
         found["AUDIT_LOG_PATH"] = settings.audit_log_path.parent
-    found["WASM_EXECUTOR_BACKUP_DIR"] = settings.backup_dir
+    found[_BACKUPS] = settings.backup_dir
     return found
 
 
@@ -75,7 +76,8 @@ def look(setting: str, path: Path) -> Disk:
 def survey(settings: Settings) -> tuple[dict[Condition, str], int]:
     """Give the conditions of all folders, and the least free bytes of any of them.
 
-    Folders that are not there yet are left out.
+    Folders that are not there yet are left out. That backups cannot be written from
+    here says nothing: another process writes them, and the unit keeps us from it.
     """
     found: dict[Condition, str] = {}
     free: list[int] = []
@@ -87,6 +89,7 @@ def survey(settings: Settings) -> tuple[dict[Condition, str], int]:
         except OSError:
             continue  # the writer says it
         free.append(disk.free_bytes)
-        if disk.condition is not None:
+        ours = setting != _BACKUPS or disk.condition is not Condition.DISK_READ_ONLY
+        if disk.condition is not None and ours:
             found.setdefault(disk.condition, f"{setting}={path}: {disk.reason}")
     return found, min(free, default=0)

@@ -34,6 +34,7 @@ def write_first(
     topics: TopicNames,
     http: str | None = None,
     name: str = "credentials.json",
+    configured: str = "",
 ) -> list[str]:
     """Write the credentials beside the keys; make JWT_SECRET if there is none yet.
 
@@ -44,6 +45,7 @@ def write_first(
         topics: their names.
         http: address of the HTTP port, if it is known.
         name: of the credentials file in the folder.
+        configured: the JWT_SECRET that the service has already; empty if it has none.
 
     Returns:
         Lines for config.env that go with it.
@@ -53,7 +55,8 @@ def write_first(
     """
     secret = keys / "jwt-secret"
     if not secret.exists():
-        write_new(secret, secrets.token_urlsafe(_SECRET_BYTES).encode() + b"\n")
+        text = configured or secrets.token_urlsafe(_SECRET_BYTES)
+        write_new(secret, text.encode() + b"\n")
     operator = load_private_key(keys / "operator.pem")
     write_credentials(
         keys / name,
@@ -71,4 +74,4 @@ def write_first(
             http=http,
         ),
     )
-    return [f"JWT_SECRET_FILE={secret.absolute()}"]
+    return [] if configured else [f"JWT_SECRET_FILE={secret.absolute()}"]

@@ -49,9 +49,9 @@ class Notifier:
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send(f"RELOADING=1\nMONOTONIC_USEC={now_us}")
 
-    def stopping(self) -> None:
-        """A drain begins."""
-        self._send("STOPPING=1")
+    def stopping(self, within_s: float) -> None:
+        """A drain begins; it must not be cut short before so many seconds."""
+        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within_s * 1e6)}")
 
     def alive(self) -> None:
         """A sign of life, wanted every ``watchdog_s`` seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from stream_executor.http.status import Usage
 # of children that have ended and were waited for.
 _PPID, _RSS = 1, 21
 _CPU = slice(11, 15)
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usage() -> Usage:
@@ -44,13 +45,28 @@ def usage() -> Usage:
     return Usage(memory * os.sysconf("SC_PAGE_SIZE"), cpu / os.sysconf("SC_CLK_TCK"))
 
 
-def memory_limit_bytes() -> int:
-    """Give the memory that these processes may use: the control group's or all."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def memory_limit_bytes(cgroups: Path = _CGROUPS, own: str | None = None) -> int:
+    """Give the memory that these processes may use: the control group's or all.
+
+    Args:
+        cgroups: where control groups v2 are mounted.
+        own: text of proc_pid_cgroup(5); by default this process's.
+    """
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        return min(total, int(_CGROUP_LIMIT.read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no control groups v2, or "max"
-        return total
+        text = Path("/proc/self/cgroup").read_text() if own is None else own
+    except OSError:
+        return limit
+    # In a container the line says "/"; in a unit of systemd its own group's path, and
+    # any group above may bound it, too.
+    path = next((line[3:] for line in text.splitlines() if line.startswith("0::")), "/")
+    group = cgroups / path.lstrip("/")
+    for one in (group, *group.parents):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            limit = min(limit, int((one / "memory.max").read_text(encoding="ascii")))
+        if one == cgroups:
+            break
+    return limit
 
 
 def newest_backup_s(folder: Path) -> float:

@@ -77,6 +77,7 @@ EXIT_INTERRUPTED = 130
 # The last lines of `audit.log`; what comes too late, the next start writes.
 AUDIT_LOG_FINISH_S = 8.0
 _BEAT_S = 5.0
+_CLOSE_S = 5.0  # for what comes after the drain
 
 log = structlog.get_logger()
 
@@ -278,11 +279,11 @@ class Supervisor:
         await asyncio.wait({stop, *running}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         self._stop.set()
-        self._notifier.stopping()
+        most_s = self._settings.drain_seconds + DRAIN_MARGIN_S
+        self._notifier.stopping(most_s + _CLOSE_S)
         log.info("supervisor.draining", budget_s=self._settings.drain_seconds)
         for worker in self._workers:
             worker.drain()
-        most_s = self._settings.drain_seconds + DRAIN_MARGIN_S
         _, late = await asyncio.wait(running, timeout=most_s)
         if late:
             log.error("supervisor.drain_too_long", workers=len(late))

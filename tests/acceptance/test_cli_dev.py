@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -207,6 +208,38 @@ def test_the_instance_tells_of_itself(dev: Dev) -> None:
     lanes = dev.cli("lane", "list", "--json").objects
     assert [lane["partition"] for lane in lanes] == [0, 1]
     assert {lane["state"] for lane in lanes} == {"running"}
+
+
+@pytest.mark.needs("chromium")
+def test_a_browser_shows_the_overview_and_has_no_complaint(
+    dev: Dev, tmp_path: Path
+) -> None:
+    """A style that its policy blocks, or an address elsewhere, would be one."""
+    assert dev.cli("submit", *CALL, "--wait").code == 0
+
+    def succeeded() -> int:
+        return int(dev.cli("status", "--json").object["results"]["succeeded"])
+
+    until = time.monotonic() + 30
+    while (before := succeeded()) == 0:  # reports are a moment behind
+        assert time.monotonic() < until
+    ran = subprocess.run(
+        [  # noqa: S607
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+            "--disable-dev-shm-usage", "--disable-background-networking",
+            "--enable-logging=stderr", f"--user-data-dir={tmp_path}", dev.said["http"],
+        ],
+        capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    assert "CONSOLE" not in ran.stderr
+    rows = [
+        re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in ran.stdout.split("<tr>")
+    ]
+    assert [row[:2] for row in rows if "running" in row] == [
+        ["0", "running"], ["1", "running"],
+    ]  # fmt: skip
+    (shown,) = [int(row[1]) for row in rows if row[:1] == ["succeeded"]]
+    assert before <= shown <= succeeded()
 
 
 def test_topics_are_as_they_must_be_and_can_be_printed(dev: Dev) -> None:

@@ -6,12 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from jsonschema import Draft202012Validator
+from kubernetes_validate import validate
 
 from stream_executor.http.metrics import BY_NAME
 from stream_executor.settings import load
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
+SCHEMAS = Path(__file__).parents[2] / "schemas"
 OBJECTS: dict[str, Any] = {
     file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))
     for file in sorted(FOLDER.glob("*.yaml"))
@@ -24,6 +28,44 @@ def test_the_list_names_every_manifest() -> None:
     listed = {Path(name).stem for name in OBJECTS["kustomization"]["resources"]}
 
     assert listed == set(OBJECTS) - {"kustomization"}
+
+
+@pytest.mark.parametrize("name", sorted(set(OBJECTS) - {"kustomization", "scaling"}))
+def test_kubernetes_knows_every_field(name: str) -> None:
+    validate(OBJECTS[name], "1.37", strict=True)
+
+
+def test_keda_knows_every_field() -> None:
+    crd = yaml.safe_load((SCHEMAS / "keda.sh_scaledobjects.yaml").read_text())
+    (version,) = [v for v in crd["spec"]["versions"] if v["name"] == "v1alpha1"]
+    schema = strict(version["schema"]["openAPIV3Schema"])
+    # Every object has it, and the API server knows it without the definition.
+    schema["properties"]["metadata"] = {"type": "object"}
+    Draft202012Validator(schema).validate(OBJECTS["scaling"])
+
+
+def strict(schema: Any) -> Any:
+    """Refuse fields that are not named, as `kubectl --validate=strict` does."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    if "properties" in schema and isinstance(schema.get("type"), str):
+        made.setdefault("additionalProperties", False)
+    return made
+
+
+def test_the_way_to_an_issuer_can_be_opened() -> None:
+    text = (FOLDER / "network.yaml").read_text(encoding="utf-8")
+    opened = yaml.safe_load(re.sub(r"(?m)^    # (?=- to|  )", "    ", text))
+    validate(opened, "1.37", strict=True)
+
+    extra = opened["spec"]["egress"][-1]
+    assert (
+        len(opened["spec"]["egress"]) == len(OBJECTS["network"]["spec"]["egress"]) + 1
+    )
+    assert extra["ports"] == [{"protocol": "TCP", "port": 443}]
 
 
 def test_the_settings_are_ones_that_the_service_takes(tmp_path: Path) -> None:

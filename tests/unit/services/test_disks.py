@@ -42,21 +42,32 @@ def test_what_is_full_or_read_only_is_a_condition(
 ) -> None:
     settings = configured(tmp_path)
     settings.state_dir.mkdir()
-    settings.backup_dir.mkdir()
+    settings.audit_log_path.parent.mkdir()
     told = {
         settings.state_dir: facts(1 << 20),
-        settings.backup_dir: facts(GIB, flag=os.ST_RDONLY),
+        settings.audit_log_path.parent: facts(GIB, flag=os.ST_RDONLY),
     }
     monkeypatch.setattr(os, "statvfs", lambda path: told[Path(path)])
     found, least = disks.survey(settings)
     assert set(found) == {Condition.DISK_FULL, Condition.DISK_READ_ONLY}
     assert "WASM_EXECUTOR_STATE_DIR" in found[Condition.DISK_FULL]
-    assert "WASM_EXECUTOR_BACKUP_DIR" in found[Condition.DISK_READ_ONLY]
+    assert "AUDIT_LOG_PATH" in found[Condition.DISK_READ_ONLY]
     assert least == 1 << 20
     told[settings.state_dir] = facts(GIB, inodes=0)
     assert "inode" in disks.survey(settings)[0][Condition.DISK_FULL]
     told |= dict.fromkeys(told, facts(GIB))
     assert disks.survey(settings) == ({}, GIB)
+
+
+def test_backups_are_written_by_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = configured(tmp_path)
+    settings.backup_dir.mkdir()
+    monkeypatch.setattr(os, "statvfs", lambda _: facts(GIB, flag=os.ST_RDONLY))
+    assert disks.survey(settings) == ({}, GIB)
+    monkeypatch.setattr(os, "statvfs", lambda _: facts(0))
+    assert set(disks.survey(settings)[0]) == {Condition.DISK_FULL}
 
 
 def test_a_small_file_system_may_be_small(

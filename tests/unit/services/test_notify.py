@@ -19,9 +19,13 @@ def test_messages_go_to_the_address_one_datagram_each(tmp_path: Path) -> None:
         notifier = Notifier.from_environment({"NOTIFY_SOCKET": address})
         notifier.ready()
         notifier.status("3 of 4 lanes\nREADY=1")
-        notifier.stopping()
+        notifier.stopping(30)
         heard = [manager.recv(4096).decode() for _ in range(3)]
-    assert heard == ["READY=1", "STATUS=3 of 4 lanes READY=1", "STOPPING=1"]
+    assert heard == [
+        "READY=1",
+        "STATUS=3 of 4 lanes READY=1",
+        "STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000",
+    ]
 
 
 def test_an_abstract_address_is_understood() -> None:

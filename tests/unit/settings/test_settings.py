@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import runpy
 import subprocess
 import sys
@@ -307,11 +308,25 @@ def test_no_name_ends_in_another_that_the_manual_edits_with_sed() -> None:
         assert all(name.startswith("HARD_") for name in longer)
 
 
-def test_the_documents_table_is_current() -> None:
+@pytest.mark.parametrize(
+    ("file", "function"),
+    [("docs/settings.md", "table"), ("deploy/config.env", "config")],
+)
+def test_what_is_made_of_this_table_is_current(file: str, function: str) -> None:
     root = Path(__file__).parents[3]
     tool = runpy.run_path(str(root / "tools" / "write_settings_table.py"))
-    written = (root / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert written == tool["table"](), "run tools/write_settings_table.py"
+    written = (root / file).read_text(encoding="utf-8")
+    assert written == tool[function](), "run tools/write_settings_table.py"
+
+
+def test_every_line_of_the_template_can_be_taken_as_it_stands(tmp_path: Path) -> None:
+    """Uncommented, its defaults are the defaults; only what has none is left empty."""
+    template = Path(__file__).parents[3] / "deploy" / "config.env"
+    lines = re.sub(r"(?m)^#(?=[A-Z_]+=.)", "", template.read_text(encoding="utf-8"))
+    file = tmp_path / "config.env"
+    file.write_text(lines.replace("JWT_SECRET=\n", f"JWT_SECRET={SECRET}\n"))
+
+    assert load(file, {}).digest() == settings().digest()
 
 
 def test_settings_cannot_be_changed() -> None:
