@@ -20,9 +20,9 @@ from stream_executor.auth.replay import ReplayBudget
 from stream_executor.auth.sign import RequestSigner
 from stream_executor.auth.token import TokenProfile
 from stream_executor.lane.admission import AdmissionContext, Ceilings
+from stream_executor.lane.audit_log import Expected
 from stream_executor.lane.conclusion import LaneIdentity, Tally
 from stream_executor.lane.head import LEAST_HORIZON_MS, LaneHead
-from stream_executor.lane.recovery import Expected
 from stream_executor.lane.world import LaneSettings
 from stream_executor.model.audit import (
     ZERO32,

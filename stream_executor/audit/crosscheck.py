@@ -17,6 +17,7 @@ import msgspec
 from stream_executor.audit.digests import BODY_TAG, content_digest
 from stream_executor.audit.findings import FindingCode, Problem
 from stream_executor.model.errors import MalformedError
+from stream_executor.model.record import Range
 from stream_executor.wire.results import decode_result
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class ResultsCheck:
         self._waiting: dict[int, list[_Result]] = {}
         self._ahead = 0
         self._passed = -1
+        self._answered_before = 0
         self._where = 0
         report.results = 0
 
@@ -68,6 +70,8 @@ class ResultsCheck:
             # Results of the log before this one stay where they are.
             if result.offset >= report.start:
                 self._unexpected(offset, None, "a result that names another log")
+            elif result.log_id == report.previous:
+                self._answered_before = result.offset + result.count
             return
         if self._floor is None:
             self._floor = result.seq
@@ -142,7 +146,13 @@ class ResultsCheck:
         return results
 
     def finish(self) -> None:
-        """Say which results have no event; those after the last leaf may be newer."""
+        """Say which results have no event; those after the last leaf may be newer.
+
+        What the log before left unanswered, this one begins behind: that is lost.
+        """
+        if 0 < self._answered_before < self._report.start:
+            lost = Range(self._answered_before, self._report.start)
+            self._report.lost.insert(0, lost)
         for seq, results in self._waiting.items():
             for result in results:
                 if seq < self._report.size:

@@ -45,6 +45,7 @@ class PartitionReport(msgspec.Struct):
     Attributes:
         partition: which.
         log_id: its log; None if neither genesis nor seal told.
+        previous: the log before this one, as genesis names it.
         start: first requests offset that the log answers for.
         size: leaves, the seals among them: the tree size of a checkpoint over it.
         head: leaf hash of the last leaf.
@@ -56,7 +57,8 @@ class PartitionReport(msgspec.Struct):
         foreign: first ``MOST_LISTED`` audit offsets that are no leaves.
         foreign_count: how many there are.
         torn: audit offsets after the last seal that continue the chain.
-        lost: requests offsets that the operator declared lost.
+        lost: requests offsets that the operator declared lost, or that neither the
+            log before answered nor this one answers for.
         unanchored: leaves beyond the last checkpoint; None if none was given.
         results: results compared; None if the results topic was not read.
         requests: retained requests compared; None if that topic was not read.
@@ -66,6 +68,7 @@ class PartitionReport(msgspec.Struct):
 
     partition: int
     log_id: bytes | None = None
+    previous: bytes | None = None
     start: int = 0
     size: int = 0
     head: bytes = ZERO_HASH

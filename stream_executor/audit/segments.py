@@ -145,6 +145,19 @@ class SegmentParser:
         """
         return [pending.offset for pending in self._forward()[0]]
 
+    def strays(self) -> list[int]:
+        """Give the offsets since the last segment of seals that name another log.
+
+        Believed ones: whoever wrote them is one of the fleet, in the wrong place.
+        """
+        found = []
+        for pending in self._pending:
+            seal = _seal_or_none(pending.value)
+            stray = seal is not None and seal.log_id != self.log_id
+            if seal is not None and stray and self._is_ours(seal, pending.value):
+                found.append(pending.offset)
+        return found
+
     def _forward(self) -> tuple[list[_Pending], ChainHead]:
         """Follow the chain from the head on, as far as what is pending links."""
         head = self.head or ChainHead()
@@ -172,20 +185,19 @@ class SegmentParser:
             self._skipped.append(offset)
             return None
         self._pending.append(_Pending(offset, value, leaf_hash(value)))
-        if class_of(value) is not Seal:
+        seal = _seal_or_none(value)
+        if seal is None or self.log_id not in (None, seal.log_id):
             return None
-        try:
-            seal: Seal = CODECS[Seal].decode(value)
-        except MalformedError:
-            return None
-        if self.log_id is not None and seal.log_id != self.log_id:
-            return None
+        return self._sealed(offset, seal, value) if self._is_ours(seal, value) else None
+
+    def _is_ours(self, seal: Seal, value: bytes) -> bool:
+        """Say whether a seal is believed: anybody can write one under his own key."""
         try:
             verify_seal(seal, value)
             self._believe(seal)
         except IntegrityError:
-            return None  # anybody can write a seal under a key of his own: foreign
-        return self._sealed(offset, seal, value)
+            return False
+        return True
 
     def rejoin(self) -> Segment | None:
         """Go on after a ChainError, at the seal that raised it.
@@ -339,6 +351,16 @@ def resume_order(value: bytes) -> ResumeOrdered | None:
     except MalformedError:
         return None
     return order
+
+
+def _seal_or_none(value: bytes) -> Seal | None:
+    if class_of(value) is not Seal:
+        return None
+    try:
+        seal: Seal = CODECS[Seal].decode(value)
+    except MalformedError:
+        return None
+    return seal
 
 
 def _link_or_none(value: bytes) -> tuple[int, bytes] | None:

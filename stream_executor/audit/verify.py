@@ -170,6 +170,7 @@ class PartitionVerifier:
         self._parser = SegmentParser(genesis.log_id, head, self._believe, self._orders)
         self._genesis_offset = offset
         self.report.log_id = genesis.log_id
+        self.report.previous = genesis.previous_log
         self.report.size, self.report.head = 1, leaf_hash(value)
         self.report.start = self.report.next = genesis.start_offset
         self._state.next = genesis.start_offset

@@ -59,7 +59,7 @@ def verify(
     if json:
         import msgspec  # noqa: PLC0415 - lazily
 
-        document = msgspec.to_builtins(report, builtin_types=())
+        document = msgspec.to_builtins(report, builtin_types=(bytes,))
         print_json(
             {"verdict": report.verdict.value} | _hex(document), schema="verification"
         )

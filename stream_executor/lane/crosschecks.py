@@ -8,6 +8,7 @@ Not here: reading the log itself (``lane.recovery``, whose step 7 this is).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stream_executor.audit.digests import BODY_TAG, Salter, content_digest
@@ -16,9 +17,11 @@ from stream_executor.model.errors import MalformedError
 from stream_executor.wire.results import decode_result
 
 if TYPE_CHECKING:
+    from stream_executor.lane.audit_log import Expected
     from stream_executor.lane.ports import LogReader
-    from stream_executor.lane.recovery import Expected, Recovered
+    from stream_executor.lane.recovery import Recovered
     from stream_executor.model.record import Range
+    from stream_executor.model.result import ExecutionResult
 
 _LAST_RESULTS = 8
 
@@ -83,22 +86,34 @@ async def answered_by_results(
     reader: LogReader, expected: Expected, log_id: bytes, from_seq: int
 ) -> int:
     """Give up to where results cite events that the audit log does not hold; or -1."""
+    return max(
+        (
+            result.offset + result.count
+            for result in await _last_results(reader, expected)
+            if result.log_id == log_id and result.seq >= from_seq
+        ),
+        default=-1,
+    )
+
+
+async def log_of_results(reader: LogReader, expected: Expected) -> bytes | None:
+    """Give the log that the last result names; None if there is no result."""
+    results = await _last_results(reader, expected)
+    return results[-1].log_id if results else None
+
+
+async def _last_results(reader: LogReader, expected: Expected) -> list[ExecutionResult]:
     topic, partition = expected.results_topic, expected.partition
     end = await reader.end_offset(topic, partition)
     begin = await reader.begin_offset(topic, partition)
-    ahead = -1
+    found = []
     async for records in reader.read(
         topic, partition, max(begin, end - _LAST_RESULTS), end
     ):
         for record in records:
-            try:
-                result = decode_result(record.value or b"")
-            except MalformedError:
-                continue
-            ours = (result.log_id, result.partition) == (log_id, partition)
-            if ours and result.seq >= from_seq:
-                ahead = max(ahead, result.offset + result.count)
-    return ahead
+            with suppress(MalformedError):
+                found.append(decode_result(record.value or b""))
+    return [result for result in found if result.partition == partition]
 
 
 async def _check_anchor(
@@ -132,4 +147,5 @@ async def _check_anchor(
         finding,
         partition,
         _way_back(recovered, begin) if damage is Damage.REQUESTS_REPLACED else None,
+        remedy="set the deployment secret back to what `wasm-executor init` made",
     )

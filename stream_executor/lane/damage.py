@@ -37,16 +37,7 @@ class Damage(StrEnum):
 
 
 RESUME = "look at it with `wasm-executor audit doctor`, then `wasm-executor lane resume"
-# What to do where no resume can help: what is wrong is not in this lane's log.
-_ELSEWHERE = {
-    Damage.NO_GENESIS: "bring the audit log back, or begin a new one with "
-    "`wasm-executor init`",
-    Damage.OTHER_CLUSTER: "set KAFKA_BOOTSTRAP_SERVERS to the cluster that genesis "
-    "names, or begin a new log with `wasm-executor init`",
-    Damage.OTHER_LOG: "bring the audit log back as it was written",
-    Damage.SECRET_CHANGED: "set the deployment secret back to what `wasm-executor "
-    "init` made",
-}
+BRING_BACK = "bring the audit log back as it was written"
 
 
 class WayBack(msgspec.Struct, frozen=True):
@@ -68,7 +59,8 @@ class DamagedError(IntegrityError):
         where: topic and partition.
         finding: what was expected and what was found.
         way_back: what a resume would order; None if none can help.
-        remedy: what to do, with a command.
+        remedy: what to do, with a command; where no resume can help, what is wrong
+            is not in this lane's log.
     """
 
     def __init__(
@@ -78,8 +70,10 @@ class DamagedError(IntegrityError):
         finding: str,
         partition: int,
         way_back: WayBack | None = None,
+        remedy: str = BRING_BACK,
     ) -> None:
-        remedy = _ELSEWHERE.get(damage) or f"{RESUME} {partition}`"
+        if way_back is not None:
+            remedy = f"{RESUME} {partition}`"
         super().__init__(f"{where}: {finding}; {remedy}")
         self.damage = damage
         self.where = where
@@ -87,6 +81,11 @@ class DamagedError(IntegrityError):
         self.partition = partition
         self.way_back = way_back
         self.remedy = remedy
+
+
+def begin_anew(partition: int, previous_log: bytes) -> str:
+    """Give the command that begins another log where this one was lost or left."""
+    return f"`wasm-executor init --previous-log {partition}={previous_log.hex()}`"
 
 
 def span(start: int, end: int) -> tuple[Range, ...]:

@@ -45,7 +45,7 @@ from stream_executor.lane.entries import (
     Refused,
 )
 from stream_executor.lane.pace import CommitPace
-from stream_executor.lane.recovery import Expected, Recovered, recover
+from stream_executor.lane.recovery import Recovered, recover
 from stream_executor.lane.suspicion import MAX_ATTEMPTS, Suspicion
 from stream_executor.lane.window import InFlightWindow
 from stream_executor.model.codes import Code
@@ -64,6 +64,7 @@ from stream_executor.model.request import InlineModule
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from stream_executor.lane.audit_log import Expected
     from stream_executor.lane.head import LaneHead
     from stream_executor.lane.ports import TransactionalWriter
     from stream_executor.lane.world import LaneWorld

@@ -11,7 +11,7 @@ Steps, in this order:
  2. genesis: the operator's word for this log;
  3. the last believed seal, found from the end backwards;
  4. every segment from that seal's window_from: replay window, chain, continuity;
- 5. no torn transaction after it;
+ 5. nothing of another log and no torn transaction after it;
  6. the operator's order for this head, if there is one;
  7. cross-checks: requests log holds ``next`` and the anchor; results are not ahead.
 
@@ -20,65 +20,33 @@ Source: design decisions 1 and 2 in docs/adr; ``audit.segments`` for what a leaf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from stream_executor.audit.chain import ChainHead, leaf_hash
-from stream_executor.audit.findings import ChainError
-from stream_executor.audit.segments import Segment, SegmentParser
-from stream_executor.audit.signing import verify_signed
-from stream_executor.lane.crosschecks import answered_by_results, cross_check
-from stream_executor.lane.damage import Damage, DamagedError, WayBack, ranges_of, span
+from stream_executor.lane.audit_log import (
+    AuditLog,
+    Expected,
+    named_log,
+    no_genesis,
+    read_root,
+)
+from stream_executor.lane.crosschecks import cross_check
 from stream_executor.lane.head import LEAST_HORIZON_MS, LaneHead, SpentSeal
-from stream_executor.lane.ports import LogReader
 from stream_executor.lane.suspicion import Standstill, Suspicion
-from stream_executor.model.audit import ZERO32, Genesis, Seal
-from stream_executor.model.control import ResumeOrdered
+from stream_executor.model.audit import ZERO32, Seal
 from stream_executor.model.errors import FencedError, IntegrityError, MalformedError
 from stream_executor.model.record import Range
 from stream_executor.modules.view import ResumeOrder
-from stream_executor.wire.avro import CODECS, class_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stream_executor.audit.segments import Segment
     from stream_executor.auth.replay import ReplayWindow
+    from stream_executor.lane.ports import LogReader
 
-_FIRST_LOOK_BACK = 256
-_LOOK_BACK_FACTOR = 8
 _CLOCKS_APART_MS = 60_000
-
-
-def _nothing_ordered(_: bytes) -> Sequence[ResumeOrder]:
-    return ()
-
-
-class Expected(msgspec.Struct, frozen=True):
-    """What the deployment's settings say a log must be.
-
-    Attributes:
-        requests_topic, results_topic, audit_topic, partition: the lane.
-        cluster_id: Kafka cluster id that the worker is connected to.
-        operator_key: raw Ed25519 public key, 32 bytes.
-        believe: raises IntegrityError for a seal whose fleet key was not valid.
-        secret: the deployment secret, for the anchor's digest; empty where it is
-            not known: then the anchor's time alone is compared.
-        horizon_ms: how long a spent jti matters, in lane time.
-        resumes: gives what the operator ordered for a log, by its id.
-        incarnation: of the process that recovers.
-    """
-
-    requests_topic: str
-    results_topic: str
-    audit_topic: str
-    partition: int
-    cluster_id: str
-    operator_key: bytes
-    believe: Callable[[Seal], None]
-    secret: bytes
-    horizon_ms: int
-    resumes: Callable[[bytes], Sequence[ResumeOrder]] = _nothing_ordered
-    incarnation: bytes = bytes(16)
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -135,43 +103,26 @@ async def _recover_up_to(
 ) -> Recovered:
     topic, partition = expected.audit_topic, expected.partition
     begin = await reader.begin_offset(topic, partition)
-    genesis = await _read_genesis(reader, expected, begin, end)
+    root = await read_root(reader, expected, begin, end)
     log_id = (
-        await _named_log(reader, expected, begin, end)
-        if genesis is None
-        else genesis[1].log_id
+        await named_log(reader, expected, begin, end) if root is None else root.log_id
     )
-    resumes = () if log_id is None else expected.resumes(log_id)
-    log = _Log(reader, expected, [one.order for one in resumes], begin, end)
+    if log_id is None:
+        raise await no_genesis(reader, expected, end)
+    resumes = expected.resumes(log_id)
+    orders = [one.order for one in resumes]
+    log = AuditLog(reader, expected, log_id, root, orders, begin, end)
     standstill = Standstill()
-    last = await _last_seal(log, standstill)
-    if last is None:
-        if genesis is None:
-            raise DamagedError(
-                Damage.NO_GENESIS,
-                log.where,
-                "has no genesis: either nobody ran `wasm-executor init` yet, or this "
-                "log was deleted, or another cluster answers",
-                partition,
-            )
-        value, record = genesis
-        start = record.start_offset
-        recovered = Recovered(
-            record.log_id,
-            LaneHead(ChainHead(1, leaf_hash(value)), start),
-            0,
-            [],
-            start,
-        )
+    parser = await log.to_last_seal(standstill)
+    if parser.last is not None:
+        recovered = await _from_window(log, parser.last, window)
+    elif root is not None:
+        await log.hold_end(parser)
+        at = LaneHead(root.head, root.next)
+        recovered = Recovered(root.log_id, at, 0, [], root.next)
     else:
-        recovered = await _from_window(log, last, window)
-        if genesis is not None and genesis[1].log_id != recovered.log_id:
-            raise DamagedError(
-                Damage.OTHER_LOG,
-                log.where,
-                "seals name another log than genesis",
-                partition,
-            )
+        message = f"{log.where}: the seal that named log {log_id.hex()} is gone"
+        raise IntegrityError(message)
     recovered = _ordered(recovered, resumes)
     await cross_check(reader, expected, recovered)
     requests_end = await reader.end_offset(expected.requests_topic, partition)
@@ -201,126 +152,7 @@ def _ordered(recovered: Recovered, resumes: Sequence[ResumeOrder]) -> Recovered:
     return recovered
 
 
-async def _named_log(
-    reader: LogReader, expected: Expected, begin: int, end: int
-) -> bytes | None:
-    """Give the id that the first believed seal names; for a log without its start."""
-    parser = SegmentParser(None, None, expected.believe)
-    async for records in reader.read(
-        expected.audit_topic, expected.partition, begin, end
-    ):
-        for record in records:
-            segment = parser.feed(record.offset, record.value)
-            if segment is not None:
-                return segment.seal.log_id
-    return None
-
-
-class _Log(msgspec.Struct, frozen=True):
-    """One audit partition, as far as it goes, with what was ordered about it."""
-
-    reader: LogReader
-    expected: Expected
-    orders: Sequence[ResumeOrdered]
-    begin: int
-    end: int
-
-    @property
-    def where(self) -> str:
-        return f"{self.expected.audit_topic}-{self.expected.partition}"
-
-    def parser(self, log_id: bytes | None, head: ChainHead | None) -> SegmentParser:
-        return SegmentParser(log_id, head, self.expected.believe, self.orders)
-
-    async def parse(
-        self, parser: SegmentParser, start: int, take: Callable[[Segment], None]
-    ) -> None:
-        """Feed [start, end); a chain that breaks comes with its way back."""
-        try:
-            async for records in self.reader.read(
-                self.expected.audit_topic, self.expected.partition, start, self.end
-            ):
-                for record in records:
-                    segment = parser.feed(record.offset, record.value)
-                    if segment is not None:
-                        take(segment)
-        except ChainError as error:
-            skipped = span(parser.unsealed[0], self.end)
-            back = await self.back_to(parser, skipped)
-            raise DamagedError(
-                Damage.CHAIN_BROKEN,
-                self.where,
-                str(error),
-                self.expected.partition,
-                back,
-            ) from error
-
-    async def back_to(
-        self, parser: SegmentParser, skipped: tuple[Range, ...]
-    ) -> WayBack | None:
-        """Go on after the last good seal; what only results remember is lost."""
-        seal, head = parser.last, parser.head
-        if seal is None or head is None:
-            return None
-        ahead = await answered_by_results(
-            self.reader, self.expected, seal.log_id, head.seq
-        )
-        next_offset = max(seal.next, ahead)
-        lost = span(seal.next, next_offset)
-        return WayBack(seal.log_id, head, next_offset, lost, skipped)
-
-
-async def _read_genesis(
-    reader: LogReader, expected: Expected, begin: int, end: int
-) -> tuple[bytes, Genesis] | None:
-    """Give the genesis at the log's start; None if the start is no longer kept."""
-    where = f"{expected.audit_topic}-{expected.partition}"
-    async for records in reader.read(
-        expected.audit_topic, expected.partition, begin, min(end, begin + 16)
-    ):
-        for record in records:
-            value = record.value or b""
-            if class_of(value) is not Genesis:
-                continue
-            try:
-                genesis: Genesis = CODECS[Genesis].decode(value)
-                verify_signed(value, expected.operator_key)
-            except (MalformedError, IntegrityError):
-                continue  # not the operator's word: foreign
-            ours = (
-                genesis.cluster_id == expected.cluster_id
-                and genesis.requests_topic == expected.requests_topic
-                and genesis.results_topic == expected.results_topic
-                and genesis.audit_topic == expected.audit_topic
-                and genesis.partition == expected.partition
-            )
-            if not ours:
-                raise DamagedError(
-                    Damage.OTHER_CLUSTER,
-                    where,
-                    f"genesis was written for {genesis.requests_topic}-"
-                    f"{genesis.partition} on cluster {genesis.cluster_id}, this is "
-                    f"{expected.requests_topic}-{expected.partition} on "
-                    f"{expected.cluster_id}",
-                    expected.partition,
-                )
-            return value, genesis
-    return None
-
-
-async def _last_seal(log: _Log, standstill: Standstill) -> Seal | None:
-    """Find the last believed seal by looking back further and further."""
-    back = _FIRST_LOOK_BACK
-    while True:
-        start = max(log.begin, log.end - back)
-        parser = log.parser(None, ChainHead() if start == log.begin == 0 else None)
-        await log.parse(parser, start, lambda one: standstill.note(one.leaves))
-        if parser.last is not None or start == log.begin:
-            return parser.last
-        back *= _LOOK_BACK_FACTOR
-
-
-async def _from_window(log: _Log, last: Seal, window: ReplayWindow) -> Recovered:
+async def _from_window(log: AuditLog, last: Seal, window: ReplayWindow) -> Recovered:
     """Re-read from the last seal's window_from; rebuild what the seals carry."""
     expected, begin = log.expected, log.begin
     start = max(begin, last.window_from_offset)
@@ -331,7 +163,7 @@ async def _from_window(log: _Log, last: Seal, window: ReplayWindow) -> Recovered
             expected.audit_topic, expected.partition, since
         )
         start = start if by_time is None else max(begin, min(start, by_time))
-    parser = log.parser(last.log_id, None)
+    parser = log.parser(None)
     spent: list[SpentSeal] = []
     foreign: list[int] = []
     first_seq: list[int] = []
@@ -355,15 +187,7 @@ async def _from_window(log: _Log, last: Seal, window: ReplayWindow) -> Recovered
             f"the first one found is {first_seq[0]}"
         )
         raise IntegrityError(message)
-    if torn := parser.torn():
-        raise DamagedError(
-            Damage.TORN_TRANSACTION,
-            log.where,
-            f"the records at offsets {torn} continue the chain but no seal ends them: "
-            "a torn transaction",
-            expected.partition,
-            await log.back_to(parser, ranges_of(torn)),
-        )
+    await log.hold_end(parser)
     return Recovered(
         seal.log_id,
         LaneHead(

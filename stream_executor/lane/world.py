@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from stream_executor.auth.replay import ReplayBudget
     from stream_executor.lane.admission import AdmissionContext
+    from stream_executor.lane.audit_log import Expected
     from stream_executor.lane.conclusion import LaneIdentity, Tally
     from stream_executor.lane.head import LaneHead
     from stream_executor.lane.lane import Lane
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         Sandbox,
         TransactionalWriter,
     )
-    from stream_executor.lane.recovery import Expected
     from stream_executor.model.audit import LaneAcquired
     from stream_executor.model.errors import (
         BrokerRefusedError,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from stream_executor.audit.report import Transaction, Verdict
+    from stream_executor.model.audit import Seal
     from stream_executor.model.record import Range, Record
     from stream_executor.services.audit_reading import AuditSource
     from stream_executor.services.control_reading import LogReader
@@ -140,6 +141,7 @@ class _PartitionRun:
         topics = source.topics
         self._reader, self._topics = source.reader, topics
         self._thoroughness = thoroughness
+        self._view = view
         self._partition = partition
         self._verifier = PartitionVerifier(
             Place(
@@ -199,41 +201,55 @@ class _PartitionRun:
                     break
                 self._results.take(offset, value)
             salts = self._results.settle(transaction)
+        end = self._comparable_end(transaction.seal)
         if self._thoroughness.prover is not None:
-            await self._prove_gaps(self._thoroughness.prover, transaction)
+            await self._prove_gaps(self._thoroughness.prover, transaction, end)
         if self._thoroughness.requests:
-            await self._compare_requests(transaction, salts)
+            await self._compare_requests(transaction, end, salts)
 
-    async def _prove_gaps(self, prover: GapProver, transaction: Transaction) -> None:
+    def _comparable_end(self, seal: Seal) -> int:
+        """Give the requests offset up to which the topic still is what it was then.
+
+        A later order that lets the lane go on before where it had been is the
+        operator's word that from there on the topic holds other requests.
+        """
+        orders = self._view.orders(seal.log_id)
+        later = (order.next for order in orders if order.head_seq >= seal.seq)
+        return min([seal.next, *later])
+
+    async def _prove_gaps(
+        self, prover: GapProver, transaction: Transaction, comparable_end: int
+    ) -> None:
         for gap in transaction.seal.gaps:
             start = max(gap.start, self._requests_begin)
-            if start >= gap.end:
+            end = min(gap.end, comparable_end)
+            if start >= end:
                 continue
             try:
                 await prover.prove_gap(
-                    self._topics.requests, self._partition, start, gap.end
+                    self._topics.requests, self._partition, start, end
                 )
             except IntegrityError as error:
                 add_gap_unproven(self.report, transaction, str(error))
 
     async def _compare_requests(
-        self, transaction: Transaction, salts: dict[int, bytes]
+        self, transaction: Transaction, end: int, salts: dict[int, bytes]
     ) -> None:
         seal = transaction.seal
         start = max(seal.from_, self._requests_begin)
-        if start >= seal.next:
+        if start >= end:
             return
         secret, log_id = self._thoroughness.secret, self.report.log_id
         salter = None
         if secret is not None and log_id is not None:
             salter = Salter(secret, log_id)
-        last = seal.next - 1
+        last = end - 1
         if self._thoroughness.prover is not None:
             for gap in reversed(seal.gaps):  # proven: there is nothing to wait for
                 last = gap.start - 1 if gap.end == last + 1 else last
         records = []
         if self._requests is not None:
-            records = await self._requests.take(start, last, seal.next)
+            records = await self._requests.take(start, last, end)
         check_requests(
             self.report,
             transaction,

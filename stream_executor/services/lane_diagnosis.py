@@ -20,9 +20,10 @@ from stream_executor.kafka.connection import KafkaConnection
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.topics import TopicNames
 from stream_executor.lane.admission import MAX_CLOCK_LEAD_MS
+from stream_executor.lane.audit_log import Expected
 from stream_executor.lane.damage import Damage, DamagedError, WayBack, ranges_of
 from stream_executor.lane.head import LEAST_HORIZON_MS
-from stream_executor.lane.recovery import Expected, recover
+from stream_executor.lane.recovery import recover
 from stream_executor.model.errors import FencedError, IntegrityError, MalformedError
 from stream_executor.model.record import LOG_APPEND_TIME
 from stream_executor.services.speaking import read_control, speaking

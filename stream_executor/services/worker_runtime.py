@@ -35,10 +35,10 @@ from stream_executor.kafka.topics import TopicNames, desired
 from stream_executor.kafka.writer import LaneWriter, WriterOptions
 from stream_executor.lane.admission import DENIED, REVOKED, AdmissionContext
 from stream_executor.lane.admission import Ceilings as AdmissionCeilings
+from stream_executor.lane.audit_log import Expected
 from stream_executor.lane.conclusion import LaneIdentity, Tally
 from stream_executor.lane.head import LEAST_HORIZON_MS
 from stream_executor.lane.lane import Lane
-from stream_executor.lane.recovery import Expected
 from stream_executor.lane.world import LaneSettings
 from stream_executor.model.audit import (
     ContextDigests,

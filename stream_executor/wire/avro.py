@@ -67,7 +67,7 @@ _REPEATING = frozenset(
 )
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """Encode an Avro long: zigzag, then seven bits a byte, low bits first."""
     if not -(1 << 63) <= value < 1 << 63:
         message = f"{value} does not fit an Avro long"
@@ -87,24 +87,24 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-class _Longs(dict[int, bytes]):
-    """Longs already encoded: times, limits and counts repeat from event to event."""
+class Longs(dict[int, bytes]):
+    """Avro longs already encoded: times, limits, counts repeat from event to event."""
 
     def __missing__(self, value: int) -> bytes:
         if len(self) >= _REMEMBERED_LONGS:
             self.clear()
-        encoded = self[value] = _varint(value)
+        encoded = self[value] = varint(value)
         return encoded
 
 
-class _Strings(dict[str, bytes]):
+class Strings(dict[str, bytes]):
     """Names already encoded, with their lengths: the same few come with each event."""
 
     def __missing__(self, value: str) -> bytes:
         if len(self) >= _REMEMBERED_STRINGS:
             self.clear()
         data = value.encode()
-        encoded = self[value] = _varint(len(data)) + data
+        encoded = self[value] = varint(len(data)) + data
         return encoded
 
 
@@ -124,8 +124,8 @@ class _Generator:
     def __init__(self, schema: dict[str, Any]) -> None:
         self.named: dict[str, Any] = {}
         self.scope: dict[str, Any] = {
-            "L": _Longs(),
-            "S": _Strings(),
+            "L": Longs(),
+            "S": Strings(),
             "X": _wrong_size,
         }
         self.schema = schema
@@ -173,7 +173,7 @@ class _Generator:
             if hint is int:
                 return self.primitive("long", at)
             table = f"E{len(self.scope)}"
-            self.scope[table] = {s: _varint(i) for i, s in enumerate(schema["symbols"])}
+            self.scope[table] = {s: varint(i) for i, s in enumerate(schema["symbols"])}
             return [f"{table}[{at}]"]
         if kind == "array":
             return [self.array(schema["items"], at, hint)]

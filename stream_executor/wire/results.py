@@ -8,15 +8,18 @@ the first byte. Source: docs/wire-format.md.
 from __future__ import annotations
 
 import io
+from struct import Struct
 from typing import Any
 
 import msgspec
-from fastavro import schemaless_reader, schemaless_writer
+from fastavro import schemaless_reader
 
+from stream_executor.model.codes import Status
 from stream_executor.model.errors import MalformedError
 from stream_executor.model.job import InvocationKind
 from stream_executor.model.result import ExecutionResult
 from stream_executor.model.scalars import ValueType, pack_value, unpack
+from stream_executor.wire.avro import Longs, Strings, varint
 from stream_executor.wire.json_values import (
     JsonScalar,
     from_base64,
@@ -27,6 +30,16 @@ from stream_executor.wire.json_values import (
 from stream_executor.wire.schemas import HEADER_BYTES, header, parsed_schema
 
 _SCHEMA = "ExecutionResult.v1"
+_HEADER = header(_SCHEMA)
+_LONGS, _NAMES = Longs(), Strings()  # what repeats from result to result
+_NULL, _SOME = b"\x00", b"\x02"  # a union's branches; also the end of an array
+_BOOLEANS = {False: b"\x00", True: b"\x01"}
+_STATUSES: dict[str, bytes] = {status: varint(at) for at, status in enumerate(Status)}
+# Branches of the union in `outputs`, in the schema's order.
+_SCALARS = {
+    ValueType.I32: 0, ValueType.I64: 1, ValueType.F32: 2, ValueType.F64: 3,
+}  # fmt: skip
+_FLOATS = {ValueType.F32: Struct("<f").pack, ValueType.F64: Struct("<d").pack}
 
 
 class _Source(msgspec.Struct, gc=False, omit_defaults=True):
@@ -114,55 +127,58 @@ def encode_json(result: ExecutionResult) -> bytes:
 
 
 def encode_avro(result: ExecutionResult) -> bytes:
-    """Give the result's single-object Avro form."""
-    call = result.kind == InvocationKind.CALL and result.code is None
-    data = result.kind == InvocationKind.BYTES and result.code is None
-    wasi = result.kind == InvocationKind.WASI
-    out = io.BytesIO()
-    out.write(header(_SCHEMA))
-    schemaless_writer(
-        out,
-        parsed_schema(_SCHEMA),
-        {
-            "source": {
-                "topic": result.topic,
-                "partition": result.partition,
-                "offset": result.offset,
-                "count": result.count,
-            },
-            "request_id": result.request_id,
-            "status": result.status,
-            "code": result.code,
-            "error": None
-            if result.code is None
-            else {"message": result.message, "trap": result.trap},
-            "outputs": [
-                (f"wasm_executor.v1.{t.name}", {"value": v})
-                for t, v, _ in unpack(result.output)
-            ]
-            if call
-            else None,
-            "output": result.output if data else None,
-            "stdout": result.output if wasi else None,
-            "stderr": result.stderr if wasi else None,
-            "stdout_truncated": result.stdout_truncated,
-            "stderr_truncated": result.stderr_truncated,
-            "exit_code": result.exit_code,
-            "fuel_consumed": result.fuel_consumed,
-            "fuel_exact": result.fuel_exact,
-            "memory_bytes": result.memory_bytes,
-            "duration_us": result.duration_us,
-            "module_s256": result.module_s256,
-            "engine": result.engine,
-            "salt": result.salt,
-            "audit": {
-                "log_id": result.log_id,
-                "partition": result.partition,
-                "seq": result.seq,
-            },
-        },
-    )
-    return out.getvalue()
+    """Give the result's single-object Avro form, fields in the schema's order."""
+    kind = result.kind
+    call = kind == InvocationKind.CALL and result.code is None
+    data = kind == InvocationKind.BYTES and result.code is None
+    wasi = kind == InvocationKind.WASI
+    partition = _LONGS[result.partition]
+    return b"".join(
+        (
+            _HEADER,
+            _NAMES[result.topic], partition, varint(result.offset),
+            _LONGS[result.count],
+            _NULL if result.request_id is None else _SOME + _text(result.request_id),
+            _STATUSES[result.status],
+            _NULL if result.code is None else _SOME + _NAMES[result.code],
+            _NULL if result.code is None else _SOME + _error(result),
+            _SOME + _scalars(result.output) if call else _NULL,
+            _SOME + _data(result.output) if data else _NULL,
+            _SOME + _data(result.output) if wasi else _NULL,
+            _SOME + _data(result.stderr) if wasi else _NULL,
+            _BOOLEANS[result.stdout_truncated], _BOOLEANS[result.stderr_truncated],
+            _NULL if result.exit_code is None else _SOME + _LONGS[result.exit_code],
+            _LONGS[result.fuel_consumed], _BOOLEANS[result.fuel_exact],
+            _LONGS[result.memory_bytes], _LONGS[result.duration_us],
+            _NULL if result.module_s256 is None else _SOME + result.module_s256,
+            _NULL if result.engine is None else _SOME + _NAMES[result.engine],
+            _NULL if result.salt is None else _SOME + result.salt,
+            result.log_id, partition, varint(result.seq),
+        )
+    )  # fmt: skip
+
+
+def _data(data: bytes) -> bytes:
+    return _LONGS[len(data)] + data
+
+
+def _text(text: str) -> bytes:
+    return _data(text.encode())
+
+
+def _error(result: ExecutionResult) -> bytes:
+    trap = _NULL if result.trap is None else _SOME + _text(result.trap)
+    return _text(result.message) + trap
+
+
+def _scalars(output: bytes) -> bytes:
+    """Give one block of the union of scalar records, and the end."""
+    items = [
+        _LONGS[_SCALARS[kind]]
+        + (_FLOATS[kind](value) if kind in _FLOATS else varint(int(value)))
+        for kind, value, _ in unpack(output)
+    ]
+    return _LONGS[len(items)] + b"".join(items) + _NULL if items else _NULL
 
 
 def decode_result(value: bytes) -> ExecutionResult:

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stream_executor.audit.report import Verdict
 from stream_executor.audit.segments import SegmentParser
-from stream_executor.audit.signing import public_bytes
+from stream_executor.audit.signing import certify, public_bytes, signed
 from stream_executor.auth.replay import ReplayBudget, ReplayWindow
 from stream_executor.lane.damage import Damage, DamagedError, WayBack, ranges_of
 from stream_executor.lane.head import LEAST_HORIZON_MS
 from stream_executor.lane.recovery import recover
-from stream_executor.model.audit import LaneReleased
+from stream_executor.model.audit import ZERO32, LaneReleased, Seal
 from stream_executor.model.control import KeyPurpose
 from stream_executor.model.lanes import LaneState
 from stream_executor.model.record import Range
@@ -113,6 +114,28 @@ def removed(broker: MemoryBroker) -> None:
     submit(broker, 5)
 
 
+def sealed_by_the_fleet(broker: MemoryBroker, log_id: bytes) -> None:
+    """A seal that is believed and follows no leaf of this log."""
+    key = Ed25519PrivateKey.generate()
+    by = certify(public_bytes(key), FLEET, 1)
+    seal = Seal(
+        20, bytes(range(32)), log_id, 0, 9, 3, 3, 0, [], -1, 0, ZERO32,
+        broker.now_ms, 20, 0, b"", 2, 1, 0, 0, 0, 0, 0,
+        by.process_key, by.fleet_key, by.certified_ms, by.certificate,
+    )  # fmt: skip
+    broker.append(AUDIT, 0, signed(seal, key))
+
+
+def forked(broker: MemoryBroker) -> None:
+    """A seal that follows no leaf of its log."""
+    sealed_by_the_fleet(broker, LOG_ID)
+
+
+def strayed(broker: MemoryBroker) -> None:
+    """A seal of another lane's log."""
+    sealed_by_the_fleet(broker, bytes(16))
+
+
 def control_values(orders: list[WayBack], evidence: str) -> list[bytes]:
     """What operators said, in order."""
     view = ControlView(public_bytes(OPERATOR))
@@ -137,12 +160,12 @@ def control_values(orders: list[WayBack], evidence: str) -> list[bytes]:
     return values
 
 
-async def audited(broker: MemoryBroker, *, requests: bool) -> PartitionReport:
+async def audited(broker: MemoryBroker) -> PartitionReport:
     source = AuditSource(OnePartition(broker), Topics(), public_bytes(OPERATOR), "c1")
     report = await verify(
         source,
         Thoroughness(
-            results=True, requests=requests, prover=OnePartition(broker),
+            results=True, requests=True, prover=OnePartition(broker),
             secret=DEPLOYMENT,
         ),
     )  # fmt: skip
@@ -158,6 +181,8 @@ async def audited(broker: MemoryBroker, *, requests: bool) -> PartitionReport:
         (tail_lost, 0, Damage.AUDIT_TAIL_LOST, 3, [Range(0, 3)]),
         (made_anew, 0, Damage.REQUESTS_REPLACED, 0, []),
         (removed, 5, Damage.REQUESTS_REMOVED, 5, [Range(3, 5)]),
+        (forked, 0, Damage.CHAIN_BROKEN, 3, []),
+        (strayed, 0, Damage.OTHER_LOG, 3, []),
     ],
 )
 async def test_what_halts_a_lane_says_how_it_goes_on_and_verify_says_what_it_cost(
@@ -201,7 +226,7 @@ async def test_what_halts_a_lane_says_how_it_goes_on_and_verify_says_what_it_cos
 
     for value in values:
         broker.append(CONTROL, 0, value)
-    report = await audited(broker, requests=damage is not Damage.REQUESTS_REPLACED)
+    report = await audited(broker)
     assert report.findings == []
     assert report.verdict is Verdict.OK
     assert report.lost == lost
@@ -214,6 +239,56 @@ async def test_what_halts_a_lane_says_how_it_goes_on_and_verify_says_what_it_cos
     third.control(values[-1])
     async with owned(third) as lane:
         assert lane.state is LaneState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("harm", "damage"),
+    [(forked, Damage.CHAIN_BROKEN), (strayed, Damage.OTHER_LOG)],
+)
+async def test_before_the_first_seal_the_lane_goes_on_at_genesis(
+    harm: Callable[[MemoryBroker], None], damage: Damage
+) -> None:
+    broker = begun_broker()
+    submit(broker, 1)
+    harm(broker)
+    world = MemoryWorld(broker)
+    window = ReplayWindow(ReplayBudget(1 << 20), LEAST_HORIZON_MS)
+    with pytest.raises(DamagedError) as caught:
+        await recover(world.reader(), world.expected(0), window)
+    back = caught.value.way_back
+    assert caught.value.damage is damage
+    assert back is not None
+    assert (back.next, back.head.seq, back.skipped) == (0, 1, (Range(1, 2),))
+    world.control(control_values([back], "")[-1])
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 1)
+
+
+async def test_a_log_without_genesis_names_the_command_that_begins_another() -> None:
+    async def remedy(broker: MemoryBroker) -> str:
+        world = MemoryWorld(broker)
+        window = ReplayWindow(ReplayBudget(1 << 20), LEAST_HORIZON_MS)
+        with pytest.raises(DamagedError) as caught:
+            await recover(world.reader(), world.expected(0), window)
+        assert caught.value.damage is Damage.NO_GENESIS
+        assert caught.value.way_back is None
+        return caught.value.remedy
+
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    submit(broker, 0)
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 1)
+    log = broker.logs.pop((AUDIT, 0))
+    assert f"`wasm-executor init --previous-log 0={LOG_ID.hex()}`" in await remedy(
+        broker
+    )
+    broker.logs.clear()
+    assert (await remedy(broker)).startswith("`wasm-executor init`")
+    broker.logs[AUDIT, 0] = [None for _ in log]
+    assert f"--previous-log 0={bytes(16).hex()}`" in await remedy(broker)
 
 
 async def test_records_with_a_foreign_time_are_refused_by_order() -> None:
@@ -239,6 +314,6 @@ async def test_records_with_a_foreign_time_are_refused_by_order() -> None:
         await until(lambda: len(answers(broker)) == 3)
     for value in values:
         broker.append(CONTROL, 0, value)
-    report = await audited(broker, requests=True)
+    report = await audited(broker)
     assert report.findings == []
     assert answers(broker) == {0: "SUCCEEDED", 1: "REJECTED", 2: "SUCCEEDED"}
