@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -26,6 +27,7 @@ from stream_executor.wire.avro import KINDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ROOT = Path(__file__).parents[1]
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 LOG_ID = "ab" * 16
 SECRET = "uJ3kq9ZtX0wQpLr7VbNc5MfHs2YdGa8eTiOo1K4E"
@@ -186,11 +188,13 @@ def unpack(archive: Path, root: Path) -> None:
     subprocess.run(["tar", "-xzf", archive, "-C", root], check=True)  # noqa: S607
 
 
-def python(script: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
+def python(
+    script: str, *arguments: Path, within: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run a script that may limit or kill itself."""
     return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+        [*within, sys.executable, "-c", script, *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

@@ -98,19 +98,16 @@ def verify(
         verify_backup,
     )
 
-    path = archive or _newest(backup_dir, env_file)
+    path = _named(archive) or _newest(backup_dir, env_file)
     with progress("verifying"):
         try:
             with path.open("rb") as file:
                 report = verify_backup(path, file, configuration=True)
-        except FileNotFoundError as error:
-            raise CommandError(
-                "NOT_FOUND", f"{error.filename}: no such file", remedy="ls -lh /backup"
-            ) from error
         except OSError as error:
             raise CommandError(
                 "UNAVAILABLE",
-                f"{error.filename}: {(error.strerror or 'cannot be read').lower()}",
+                f"{error.filename or path}: "
+                f"{(error.strerror or 'cannot be read').lower()}",
                 remedy="run it as root",
             ) from error
     _tell(report, as_json=json)
@@ -151,7 +148,7 @@ def restore(
         path_alone,
     )
 
-    path = (archive or _newest(backup_dir, env_file)).absolute()
+    path = (_named(archive) or _newest(backup_dir, env_file)).absolute()
     target = Target(
         path_alone("audit_log_path", env_file).absolute(),
         file_in_use(env_file).absolute().parent if config else None,
@@ -174,6 +171,14 @@ def restore(
         hint(f"what was there before: {folder}")
     hint("  now: sudo systemctl start wasm-executor")
     return Exit.OK
+
+
+def _named(archive: Path | None) -> Path | None:
+    if archive is not None and not archive.exists():
+        raise CommandError(
+            "NOT_FOUND", f"{archive}: no such file", remedy="ls -lh /backup"
+        )
+    return archive
 
 
 def _newest(backup_dir: Path | None, env_file: Path | None) -> Path:

@@ -18,7 +18,6 @@ import fcntl
 import gzip
 import hashlib
 import os
-import shutil
 import stat
 import tarfile
 import time
@@ -52,6 +51,7 @@ from stream_executor.services.backup_files import (
     hidden,
     owner_names,
     put_in_place,
+    remove_folder,
     remove_leftovers,
     sums_of,
     write_whole,
@@ -176,10 +176,13 @@ def _copy_configuration(source: Path, copy: Path) -> list[str]:
             "set WASM_EXECUTOR_BACKUP_DIR to a folder elsewhere",
         )
     draft = hidden(copy)
-    left_out = copy_folder(source, draft)
-    sum_file(copy).unlink(missing_ok=True)
-    if put_in_place(draft, copy):
-        shutil.rmtree(draft)
+    try:
+        left_out = copy_folder(source, draft)
+        sum_file(copy).unlink(missing_ok=True)
+        put_in_place(draft, copy)
+    finally:
+        if draft.exists():  # a part of it, or what had the name before
+            remove_folder(draft)
     write_whole(sum_file(copy), sums_of(copy, copy.name).encode(), _SECRET_MODE)
     return left_out
 
@@ -312,7 +315,7 @@ def _prune(folder: Path, today: date, keep_days: int) -> list[str]:
             if path.is_dir():
                 going = hidden(path)  # its name never shows a part of it
                 path.rename(going)
-                shutil.rmtree(going)
+                remove_folder(going)
             else:
                 path.unlink()
             pruned.append(path.name)

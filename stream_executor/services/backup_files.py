@@ -75,9 +75,18 @@ def remove_leftovers(folder: Path, name: str) -> None:
     for path in folder.iterdir():
         if pattern.fullmatch(path.name):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                remove_folder(path)
             else:
                 path.unlink()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder under a hidden name, and all that is in it."""
+    if os.geteuid() == 0:
+        # Root without CAP_DAC_OVERRIDE may write only to its own.
+        for one in (folder, *folder.rglob("*")):
+            os.chown(one, 0, -1, follow_symlinks=False)
+    shutil.rmtree(folder)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -231,18 +240,16 @@ def sums_of(folder: Path, name: str) -> str:
     )
 
 
-def put_in_place(draft: Path, final: Path) -> bool:
+def put_in_place(draft: Path, final: Path) -> None:
     """Give a folder its name, in one step where the file system can.
 
-    Tells whether another folder had the name; that one has the draft's now.
+    If another folder had the name, that one has the draft's now.
     """
-    occupied = os.path.lexists(final)
-    if occupied:
+    if os.path.lexists(final):
         _exchange(draft, final)
     else:
         draft.rename(final)
     fsync_folder(final.parent)
-    return occupied
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
@@ -189,37 +190,43 @@ def _restore_log(
     log = Path(manifest.audit_log).name
     position = log + POSITION_SUFFIX
     remove_leftovers(folder, _STAGE)
-    stage = hidden(folder / _STAGE).name
-    with _opened(folder) as home:
-        os.mkdir(stage, 0o700, dir_fd=home)
-        with _opened(stage, home) as staged:
-            names, owner = _stage(file, manifest, staged)  # 3
-            if is_new and owner is not None:
-                own(home, *_owner(owner), owner.mode & 0o777)
-                if os.geteuid() == 0:
-                    os.chown(f"{log}.lock", *_owner(owner), dir_fd=home)
-            names.sort(key=lambda name: name == position)
-            with os.scandir(home) as entries:
-                present = [
-                    entry.name
-                    for entry in entries
-                    if entry.name in {position, MANIFEST}
-                    or is_log_name(entry.name, log)
-                ]
-            present.sort(key=lambda name: name != position)
-            if present:  # 4
-                os.mkdir(aside, 0o700, dir_fd=home)
-                with _opened(aside, home) as kept:
-                    _move(present, home, kept)
-            _move(names, staged, home)  # 5
-        os.rmdir(stage, dir_fd=home)
+    with _opened(folder) as home, _staging(folder, home) as staged:
+        owner = _stage(file, manifest, staged)  # 3
+        if is_new and owner is not None:
+            own(home, *_owner(owner), owner.mode & 0o777)
+            if os.geteuid() == 0:
+                os.chown(f"{log}.lock", *_owner(owner), dir_fd=home)
+        with os.scandir(home) as entries:
+            present = [
+                entry.name
+                for entry in entries
+                if entry.name in {position, MANIFEST} or is_log_name(entry.name, log)
+            ]
+        present.sort(key=lambda name: name != position)
+        if present:  # 4
+            os.mkdir(aside, 0o700, dir_fd=home)
+            with _opened(aside, home) as kept:
+                _move(present, home, kept)
+        names = [one.name for one in manifest.files] + [MANIFEST]
+        names.sort(key=lambda name: name == position)
+        _move(names, staged, home)  # 5
     return names
 
 
-def _stage(
-    file: IO[bytes], manifest: Manifest, staged: int
-) -> tuple[list[str], tarfile.TarInfo | None]:
-    """Write the members into a folder; give their names, and the folder's header."""
+@contextmanager
+def _staging(folder: Path, home: int) -> Iterator[int]:
+    """Give a hidden folder within the log's, for as long as it is needed."""
+    name = hidden(folder / _STAGE).name
+    os.mkdir(name, 0o700, dir_fd=home)
+    try:
+        with _opened(name, home) as staged:
+            yield staged
+    finally:
+        shutil.rmtree(name, dir_fd=home)
+
+
+def _stage(file: IO[bytes], manifest: Manifest, staged: int) -> tarfile.TarInfo | None:
+    """Write the members into a folder; give the header of the log's folder."""
     digests: dict[str, str] = {}
     owner = None
     try:
@@ -229,11 +236,12 @@ def _stage(
             else:
                 name = PurePosixPath(info.name).name
                 digests[name] = _write(content, info, name, staged)
-    except MalformedError as error:
+        del digests[MANIFEST]
+    except (MalformedError, KeyError) as error:
         raise BackupError(_CHANGED, "wasm-executor backup verify") from error
-    if any(digests.get(one.name) != one.sha256 for one in manifest.files):
+    if digests != {one.name: one.sha256 for one in manifest.files}:
         raise BackupError(_CHANGED, "wasm-executor backup verify")
-    return list(digests), owner
+    return owner
 
 
 def _write(content: IO[bytes], info: tarfile.TarInfo, name: str, staged: int) -> str:

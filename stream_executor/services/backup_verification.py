@@ -236,8 +236,10 @@ def _judge_manifest(
         return
     folder = member_folder(log)
     said = {f"{folder}/{one.name}": one for one in manifest.files}
-    for own in (folder, f"{folder}/{MANIFEST}"):
-        found.pop(own, None)
+    if found.get(folder) is None:
+        found.pop(folder, None)
+    if found.get(f"{folder}/{MANIFEST}") is not None:
+        found.pop(f"{folder}/{MANIFEST}")
     for name in sorted(said.keys() | found.keys()):
         one, other = said.get(name), found.get(name)
         if one is None or not _belongs(one.name, log.name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 from datetime import date, timedelta
 from pathlib import Path
@@ -276,6 +277,32 @@ def test_the_services_user_makes_a_backup_without_what_is_roots(host: Host) -> N
     assert ran.stdout == f"{operators}\n", ran.stderr
     assert verified(host.archive).findings == []
     assert host.archive.stat().st_uid == 65534
+
+
+@pytest.mark.needs("setpriv")
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to be one without rights")
+def test_root_with_the_units_capabilities_replaces_and_prunes(host: Host) -> None:
+    """As in wasm-executor-backup.service: reading all, writing to its own alone."""
+    for path in (host.configuration.parent, host.configuration):
+        os.chown(path, 65534, 65534)
+    host.back_up()
+    old = host.backups / configuration_name(date(2001, 1, 1))
+    shutil.copytree(host.configuration.parent, old)
+    os.chown(old, 65534, 65534)
+    ran = python(
+        "import sys; from pathlib import Path; from tests.backups import *\n"
+        "print(*Host(Path(sys.argv[1])).back_up().pruned)",
+        host.root,
+        within=(
+            "setpriv",
+            "--bounding-set=-all,+dac_read_search,+chown,+fowner",
+            "--inh-caps=-all",
+        ),
+    )
+    assert ran.stdout == f"{old.name}\n", ran.stderr
+    report = verified(host.archive)
+    assert (report.findings, report.notes) == ([], [])
+    assert not list(host.backups.glob(".wasm-executor-config*"))
 
 
 def test_a_folder_that_is_no_configuration_is_not_copied(
