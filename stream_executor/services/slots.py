@@ -8,16 +8,22 @@ goes with the process that holds it, however it ends. The files mean nothing and
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from stream_executor.model.conditions import REMEDIES, Condition
 from stream_executor.model.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_SLOTS = 1024
+_CONDITIONS = {
+    errno.ENOSPC: Condition.DISK_FULL,
+    errno.EROFS: Condition.DISK_READ_ONLY,
+}
 
 
 class Slots:
@@ -43,9 +49,11 @@ class Slots:
                 self._try(folder, number)
         except OSError as error:
             self.release()
+            remedy = "the service's user must be able to write there"
+            if error.errno in _CONDITIONS:
+                remedy = REMEDIES[_CONDITIONS[error.errno]]
             raise ConfigError(
-                f"WASM_EXECUTOR_STATE_DIR={state_dir}: {error.strerror}; the service's "
-                "user must be able to write there"
+                f"WASM_EXECUTOR_STATE_DIR={state_dir}: {error.strerror}; {remedy}"
             ) from error
         self.release()
         raise ConfigError(f"{folder}: all {MAX_SLOTS} slots are taken")

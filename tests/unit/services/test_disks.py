@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from stream_executor.model.conditions import Condition
+import pytest
+
+from stream_executor.model.conditions import REMEDIES, Condition
+from stream_executor.model.errors import ConfigError
 from stream_executor.services import diagnosis_host, disks
+from stream_executor.services.slots import Slots
 
 if TYPE_CHECKING:
-    import pytest
-
     from stream_executor.settings import Settings
 
 GIB = 1 << 30
@@ -121,3 +125,22 @@ def test_the_kernel_is_asked_whether_the_clock_is_kept() -> None:
     check = diagnosis_host.clock_sync()
     assert check.state in {"ok", "warning"}
     assert check.found
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, REMEDIES[Condition.DISK_FULL]),
+        (errno.EROFS, REMEDIES[Condition.DISK_READ_ONLY]),
+        (errno.EACCES, "the service's user must be able to write there"),
+    ],
+)
+def test_a_start_on_such_a_disk_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(ConfigError, match=re.escape(remedy)):
+        Slots(tmp_path, 1)

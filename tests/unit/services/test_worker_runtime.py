@@ -6,15 +6,19 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from stream_executor.auth.policy import Policy
 from stream_executor.kafka.connection import KafkaConnection
+from stream_executor.kafka.topics import TopicNames
+from stream_executor.model.conditions import Condition
 from stream_executor.model.errors import (
     BrokerRefusedError,
     ExecutorError,
     UnavailableError,
 )
 from stream_executor.services import worker_runtime
+from stream_executor.services.surroundings import Surroundings
 from stream_executor.services.worker_runtime import WorkerRuntime
 
 if TYPE_CHECKING:
@@ -79,3 +83,30 @@ async def test_a_module_that_cannot_be_fetched_now_fails_no_request(
     troubles.append(BrokerRefusedError("beyond the end", "other"))
     with pytest.raises(BrokerRefusedError):  # trying again cannot help
         await worker._load_module(b"s256")
+
+
+async def test_a_start_waits_for_the_world_as_long_as_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An hour without brokers: every 5 s a try, one line when it begins and ends."""
+    waited_s: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited_s.append(seconds)
+
+    async def step() -> None:
+        if sum(waited_s) < 3_600:
+            error = UnavailableError("nobody answers")
+            error.condition = Condition.BROKERS_AWAY
+            raise error
+
+    monkeypatch.setattr("stream_executor.services.worker_runtime.asyncio.sleep", sleep)
+    around = Surroundings(KafkaConnection(bootstrap_servers="x:1"), TopicNames(), print)
+    worker = runtime(_note="", _waits=False, _around=around)
+    with capture_logs() as lines:
+        await worker._retried(step)
+    assert max(waited_s) == 5.0
+    assert [line["event"] for line in lines] == [
+        "worker.waiting", "condition.begun", "condition.ended",
+    ]  # fmt: skip
+    assert around.conditions.troubles == ()
