@@ -111,9 +111,9 @@ class SegmentParser:
             middle of a log, at whatever the first believed seal reaches back to.
         believe: called with each seal whose signature and certificate verify;
             raises IntegrityError if its fleet key was not valid there.
-        orders: resumes that the control chain accepted for this log. Audit offsets
-            that one skips are never leaves; the transaction that holds its
-            ``resumed`` leaf goes on at the order's ``next``.
+        orders: resumes that the control chain accepted for this log. What one skips
+            behind the head that it names neither breaks nor continues the chain; the
+            transaction that holds its ``resumed`` leaf goes on at its ``next``.
     """
 
     def __init__(
@@ -130,7 +130,6 @@ class SegmentParser:
         self._believe = believe
         self._orders = orders
         self._pending: list[_Pending] = []
-        self._skipped: list[int] = []
         self._reach: _Reach | None = None
 
     @property
@@ -143,7 +142,8 @@ class SegmentParser:
 
         At the end of a log these are a transaction that no seal ends.
         """
-        return [pending.offset for pending in self._forward()[0]]
+        links = [pending.offset for pending in self._forward()[0]]
+        return [offset for offset in links if not self.skips(offset)]
 
     def strays(self) -> list[int]:
         """Give the offsets since the last segment of seals that name another log.
@@ -154,7 +154,9 @@ class SegmentParser:
         for pending in self._pending:
             seal = _seal_or_none(pending.value)
             stray = seal is not None and seal.log_id != self.log_id
-            if seal is not None and stray and self._is_ours(seal, pending.value):
+            if seal is None or not stray or self.skips(pending.offset):
+                continue
+            if self._is_ours(seal, pending.value):
                 found.append(pending.offset)
         return found
 
@@ -169,8 +171,18 @@ class SegmentParser:
         return links, head
 
     def skips(self, offset: int) -> bool:
-        """Say whether an order says that this audit offset is no leaf."""
-        return any(r.start <= offset < r.end for o in self._orders for r in o.skipped)
+        """Say whether an order skips this audit offset, behind the present head.
+
+        Behind another head it says nothing: who lost a tail uses offsets again.
+        """
+        head = self.head
+        here = None if self.last is None or head is None else (head.seq - 1, head.hash)
+        return any(
+            r.start <= offset < r.end
+            for order in self._orders
+            if here in {None, (order.head_seq, order.head)}
+            for r in order.skipped
+        )
 
     def feed(self, offset: int, value: bytes | None) -> Segment | None:
         """Take the next record; give the segment that it seals, if it does.
@@ -181,14 +193,19 @@ class SegmentParser:
         """
         value = value or b""
         self._reach = None
-        if self.skips(offset):
-            self._skipped.append(offset)
-            return None
         self._pending.append(_Pending(offset, value, leaf_hash(value)))
         seal = _seal_or_none(value)
         if seal is None or self.log_id not in (None, seal.log_id):
             return None
-        return self._sealed(offset, seal, value) if self._is_ours(seal, value) else None
+        if not self._is_ours(seal, value):
+            return None
+        try:
+            return self._sealed(offset, seal, value)
+        except ChainError:
+            if not self.skips(offset):
+                raise
+            self._reach = None
+            return None
 
     def _is_ours(self, seal: Seal, value: bytes) -> bool:
         """Say whether a seal is believed: anybody can write one under his own key."""
@@ -235,8 +252,6 @@ class SegmentParser:
         self.last, self._last_value = reach.seal, value
         self.head = ChainHead(reach.seal.seq + 1, leaf_hash(value))
         self._pending.clear()
-        foreign = sorted(foreign + self._skipped)
-        self._skipped.clear()
         return Segment(reach.leaves, reach.seal, self.head, foreign)
 
     def _walk_back(self, seal: Seal) -> tuple[list[Leaf], ChainError | None]:

@@ -231,8 +231,8 @@ class PartitionVerifier:
             self.report.add(error.problem)
             segment = parser.rejoin()
         else:
-            not_taken = segment is None and not parser.skips(offset)
-            if not_taken and class_of(value) is Seal:
+            not_taken = segment is None and class_of(value) is Seal
+            if not_taken and not parser.skips(offset):
                 self._take(self._seal_not_taken(parser, offset, value))
         return None if segment is None else self._follow(segment, head)
 

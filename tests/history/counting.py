@@ -261,6 +261,12 @@ class PartitionHistory:
             counted.replays_accepted += token in self._ran
             self._ran.add(token)
 
+    def declared_lost(self, offsets: set[int]) -> None:
+        """Take the operator's word that these offsets' events are gone."""
+        for offset in offsets:
+            self.answers.pop(offset, None)
+        self._gaps |= offsets - self.events.keys()
+
     def end(self, *, until: int | None = None) -> Counted:
         """Compare what only the whole tells; give the counters.
 

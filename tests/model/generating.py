@@ -18,7 +18,7 @@ WEIGHTS: dict[StepName, int] = {
     "marker": 2,
     "clock": 3, "control": 4, "fetch": 8, "skip": 2, "report": 7, "settle": 7,
     "wait": 2, "fate": 8, "kill": 1, "takeover": 2, "thaw": 2, "deliver": 2,
-    "release": 2,
+    "release": 2, "damage": 2, "resume": 2,
 }  # fmt: skip
 SHORTEST, LONGEST = 3, 15
 

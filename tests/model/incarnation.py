@@ -6,6 +6,7 @@ import hashlib
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stream_executor.audit.signing import certify, public_bytes
@@ -15,6 +16,7 @@ from stream_executor.auth.policy import Policy
 from stream_executor.auth.replay import ReplayBudget
 from stream_executor.auth.token import TokenProfile
 from stream_executor.lane.admission import AdmissionContext, Ceilings
+from stream_executor.lane.damage import DamagedError
 from stream_executor.lane.world import LaneSettings
 from stream_executor.model.audit import Certificate, ContextDigests
 from stream_executor.model.control import DenySubject, KeyPurpose
@@ -41,9 +43,11 @@ from tests.model.signatures import NotedKey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stream_executor.lane.audit_log import Expected
     from stream_executor.lane.conclusion import Tally
     from stream_executor.lane.lane import Lane
     from tests.memory_log import MemoryBroker
+    from tests.model.damage import Damages
     from tests.model.effects import Effects
 
 BANNED = "agent-9"
@@ -119,6 +123,7 @@ class Incarnation(MemoryWorld):
         control_end: gives how far the control log goes now.
         effects: this incarnation's passage.
         number: which one this is; names its process key.
+        damages: what was done to the log, and ordered.
     """
 
     def __init__(
@@ -127,8 +132,11 @@ class Incarnation(MemoryWorld):
         control_end: Callable[[], int],
         effects: Effects,
         number: int,
+        damages: Damages,
     ) -> None:
         self.broker = broker
+        self.damages = damages
+        self.damaged: DamagedError | None = None
         self.effects = effects
         self.settings = SETTINGS
         self.sandbox = FakeSandbox(held=True)
@@ -184,7 +192,15 @@ class Incarnation(MemoryWorld):
         super().committed(partition, tally, seconds)
         self.effects.strike("11 count")
 
+    def expected(self, partition: int) -> Expected:
+        """What the log must be, and what was ordered about it."""
+        expected = super().expected(partition)
+        return msgspec.structs.replace(expected, resumes=self.damages.resumes)
+
     def failed(self, lane: Lane, error: BaseException) -> None:
-        """Remember it: no history here may halt a lane."""
+        """Remember it: nothing but damage may halt a lane here."""
         del lane
-        self.errors.append(error)
+        if isinstance(error, DamagedError) and self.damages.halting:
+            self.damaged = error
+        else:
+            self.errors.append(error)

@@ -33,6 +33,7 @@ from tests.lane_world import (
     add,
     begun_broker,
 )
+from tests.model.damage import KINDS, Damages
 from tests.model.effects import Effects, Fate
 from tests.model.incarnation import BANNED, Incarnation, stages
 from tests.model.oracle import Asked, answers
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 StepName = Literal[
     "submit", "banned", "named", "replay", "unsigned", "marker", "clock", "control",
     "fetch", "skip", "report", "settle", "wait", "fate", "kill", "takeover", "thaw",
-    "deliver", "release", "deadly", "tear",
+    "deliver", "release", "deadly", "damage", "resume", "tear",
 ]  # fmt: skip
 CLOCK_MS = (1_000, 40_000, 119_000, 131_000, 200_000, -20_000)
 FATES = tuple(Fate)
@@ -67,6 +68,8 @@ class Step(NamedTuple):
             return f"fate {FATES[self.b % len(FATES)]} at effect {self.a}"
         if self.name == "clock":
             return f"clock {CLOCK_MS[self.a % len(CLOCK_MS)]:+} ms"
+        if self.name == "damage":
+            return f"damage {KINDS[self.b % len(KINDS)]} {self.a}"
         return f"{self.name} {self.a}"
 
 
@@ -83,6 +86,7 @@ class Run:
 
     def __init__(self) -> None:
         self.broker = begun_broker()
+        self.damages = Damages(self.broker)
         self.asked: dict[int, Asked] = {}
         self.tokens: list[tuple[bytes, tuple[tuple[str, bytes], ...], Asked]] = []
         self.control_end = min(stages())
@@ -104,7 +108,9 @@ class Run:
         """A new incarnation takes the lane; the old one, if any, is not told."""
         number = len(self.owners)
         effects = Effects(self.trace.append, f"  worker {number}:")
-        world = Incarnation(self.broker, lambda: self.control_end, effects, number)
+        world = Incarnation(
+            self.broker, lambda: self.control_end, effects, number, self.damages
+        )
         world.sandbox.answer = partial(self._answer, effects)
         lane = Lane(0, world)
         self.owners.append(Owner(lane, world, effects))
@@ -226,6 +232,20 @@ class Run:
         self.owner.effects.dead = True
         await _end(self.owner.lane)
 
+    async def _damage(self, many: int, kind: int) -> None:
+        """The owner dies; before the next one comes, somebody harms the log."""
+        await self._kill()
+        self.damages.strike(KINDS[kind % len(KINDS)], many % 8)
+
+    def _resume(self, *_: int) -> None:
+        """The operator orders what the halted lane proposes."""
+        lane, world, _effects = self.owner
+        if world.damaged is not None:
+            self.trace.append(f"  {world.damaged}")
+            self.damages.order(world.damaged)
+            world.damaged = None
+            lane.ordered()
+
     def _takeover(self, *_: int) -> None:
         self.own()
 
@@ -279,12 +299,14 @@ class Run:
         log = self.broker.log(REQUESTS, 0)
         while not (lane.running and lane.in_flight == 0 and lane.expected == len(log)):
             assert not world.errors, world.errors
+            self._resume()
             await asyncio.sleep(0.1)
             if not effects.works:
                 await _end(lane)
                 return False
             self._fetch()
-            if lane.window.finished == len(lane.window) and lane.expected == len(log):
+            finished = lane.window.finished == len(lane.window)
+            if lane.running and finished and lane.expected == len(log):
                 break  # proven gaps are sealed with the release
         return effects.works
 
@@ -306,21 +328,29 @@ class Run:
         for record in broker.records(RESULTS, 0):
             history.result(record)
         for record in broker.records(AUDIT, 0):
-            history.leaf(record)
+            if record.offset not in self.damages.planted:
+                history.leaf(record)
+        # Whose events are lost, its answer and its token are no more than a rumour.
+        lost = self.damages.lost()
         contexts = {o: e.control_offset for o, e in history.events.items()}
         requests = broker.records(REQUESTS, 0)
-        log = [(r.offset, r.timestamp, self.asked[r.offset]) for r in requests]
+        log = [
+            (r.offset, r.timestamp, self.asked[r.offset])
+            for r in requests
+            if r.offset not in lost
+        ]
         said = [
             stages()[max(at, min(stages()))].says for at in range(max(stages()) + 1)
         ]
         expected = answers(log, contexts, said)
 
         def expected_of(record: Record) -> object:
-            return expected[record.offset]
+            return expected.get(record.offset)
 
         history.expected = expected_of  # type: ignore[assignment]
         for record in requests:
             history.request(record)
+        history.declared_lost(lost)
         counted = history.end()
         problems = {name: str(n) for name, n in counted.faults.items()}
         if counted.wrong:
@@ -343,7 +373,7 @@ class Run:
         errors = [e for owner in self.owners for e in owner.world.errors]
         if errors:
             problems["halted"] = repr(errors)
-        problems |= self._memory()
+        problems |= self._memory() | self.damages.verify()
         assert not problems, problems
         return counted
 

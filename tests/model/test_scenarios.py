@@ -9,6 +9,7 @@ import pytest
 from stream_executor.model.audit import Seal
 from stream_executor.wire.avro import CODECS
 from tests.lane_world import AUDIT, REQUESTS
+from tests.model.damage import KINDS
 from tests.model.generating import failure_of
 from tests.model.run import CLOCK_MS, Run, Step
 from tests.model.virtual_time import VirtualTimeLoop
@@ -50,6 +51,22 @@ def clock(ms: int) -> Step:
 def test_it_holds(steps: list[Step]) -> None:
     failure = failure_of([Step("settle"), *steps])
     assert failure is None, failure
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
+@pytest.mark.parametrize("again", range(len(KINDS)), ids=KINDS)
+def test_a_harmed_lane_goes_on_by_order_and_verify_says_what_that_cost(
+    kind: int, again: int
+) -> None:
+    """However much is lost, harmed twice, and while its owners die on the way back."""
+    for many in range(8):
+        steps = [
+            Step("settle"), *ANSWER, *ANSWER, *ANSWER, Step("damage", many, kind),
+            Step("settle"), Step("resume"), Step("fate", many + 1), Step("settle"),
+            *ANSWER, Step("damage", 7 - many, again), *ANSWER,
+        ]  # fmt: skip
+        failure = failure_of(steps)
+        assert failure is None, failure
 
 
 async def _covered_after_markers() -> tuple[int, int]:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from tests.model.damage import KINDS
 from tests.model.run import CLOCK_MS, FATES, Run, Step, StepName
 from tests.model.signatures import verified_once
 from tests.model.virtual_time import VirtualTimeLoop
@@ -114,6 +115,17 @@ class LaneHistories(RuleBasedStateMachine):
     def kill(self) -> None:
         """The owner dies now."""
         self._do("kill")
+
+    @rule(many=FEW, kind=st.integers(0, len(KINDS) - 1))
+    def damage(self, many: int, kind: int) -> None:
+        """Somebody harms the audit log while nobody writes it."""
+        self._do("damage", many, kind)
+
+    @precondition(lambda self: self._run.damages.halting)
+    @rule()
+    def resume(self) -> None:
+        """The operator orders what a halted lane proposes."""
+        self._do("resume")
 
     @precondition(lambda self: len(self._run.owners) < 6)
     @rule()

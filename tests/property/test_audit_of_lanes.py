@@ -26,7 +26,7 @@ from tests.model.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
     from stream_executor.services.audit_verification import VerifyReport
-    from tests.memory_log import MemoryBroker
+    from tests.model.damage import Damages
 
 
 class OnePartition(MemoryReader):
@@ -38,35 +38,39 @@ class OnePartition(MemoryReader):
         return 1
 
 
-def write_control(broker: MemoryBroker) -> None:
+def write_control(run: Run) -> None:
     """Write what the lanes had been told without a topic."""
-    for value in control_log():
-        broker.append("wasm.control", 0, value)
+    for value in (*control_log(), *(one.value for one in run.damages.orders)):
+        run.broker.append("wasm.control", 0, value)
 
 
-async def audited(steps: list[Step], secret: bytes | None) -> VerifyReport:
+async def audited(
+    steps: list[Step], secret: bytes | None
+) -> tuple[VerifyReport, Damages]:
     run = Run()
     for step in steps:
         await run.do(step)
     await run.finish()
     reader = OnePartition(run.broker)
-    write_control(run.broker)
+    write_control(run)
     source = AuditSource(reader, Topics(), public_bytes(OPERATOR), "c1")
-    return await verify(
-        source,
-        Thoroughness(results=True, requests=True, prover=reader, secret=secret),
-    )
+    thorough = Thoroughness(results=True, requests=True, prover=reader, secret=secret)
+    return await verify(source, thorough), run.damages
 
 
 @settings(max_examples=150)
 @given(st.integers(0, 1 << 32), st.booleans())
 def test_every_history_of_a_lane_verifies(seed: int, knows: bool) -> None:  # noqa: FBT001 - hypothesis gives it
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        report = runner.run(audited(generated(seed), DEPLOYMENT if knows else None))
+        secret = DEPLOYMENT if knows else None
+        report, damages = runner.run(audited(generated(seed), secret))
     (partition,) = report.partitions
     assert partition.findings == []
     assert report.verdict is Verdict.OK
-    assert (partition.torn, partition.lost) == ([], [])
+    assert partition.torn == []
+    lost = {o for one in partition.lost for o in range(one.start, one.end)}
+    assert lost == damages.lost()
+    assert set(partition.foreign) == damages.planted
     assert partition.results == partition.events
     if partition.answered:
         assert partition.requests == partition.answered

@@ -214,6 +214,22 @@ SABOTAGES = (
         "tests/unit/lane", HISTORIES,
     ),
     _one(
+        "an order skips for ever", "audit/segments.py",
+        "            if here in {None, (order.head_seq, order.head)}\n", "",
+        "tests/unit/lane/test_way_back.py",
+    ),
+    _one(
+        "a tail that only results remember is forgotten", "lane/crosschecks.py",
+        "    if ahead > head.next:\n", "    if False:\n",
+        SCENARIOS,
+    ),
+    _one(
+        "a torn transaction is taken for foreign", "lane/audit_log.py",
+        "        if torn := [offset for offset in parser.torn() if offset != first]:\n",
+        "        if torn := []:\n",
+        "tests/unit/lane/test_way_back.py",
+    ),
+    _one(
         "markers are never sealed", _LANE,
         "        return self._quiet_since is not None and "
         "now - self._quiet_since >= QUIET_SEAL_S\n",

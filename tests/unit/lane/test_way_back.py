@@ -265,6 +265,34 @@ async def test_before_the_first_seal_the_lane_goes_on_at_genesis(
         await until(lambda: len(answers(broker)) == 1)
 
 
+async def test_an_order_skips_nothing_behind_another_head() -> None:
+    """A log that lost its tail uses the skipped offsets again."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    for number in range(3):
+        submit(broker, number)
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 3)
+
+    async def harmed() -> WayBack:
+        strayed(broker)
+        window = ReplayWindow(ReplayBudget(1 << 20), LEAST_HORIZON_MS)
+        with pytest.raises(DamagedError) as caught:
+            await recover(world.reader(), world.expected(0), window)
+        assert caught.value.damage is Damage.OTHER_LOG
+        assert caught.value.way_back is not None
+        return caught.value.way_back
+
+    end = len(broker.log(AUDIT, 0))
+    world.control(control_values([await harmed()], "")[-1])
+    tail_lost(broker)
+    while len(broker.log(AUDIT, 0)) < end:
+        broker.append(AUDIT, 0, b"no leaf")
+    again = await harmed()
+    assert again.skipped[-1].end == end + 1
+
+
 async def test_a_log_without_genesis_names_the_command_that_begins_another() -> None:
     async def remedy(broker: MemoryBroker) -> str:
         world = MemoryWorld(broker)
