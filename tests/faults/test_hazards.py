@@ -15,7 +15,7 @@ hazard → test
 6 commit without a time-out → test_a_lost_request_or_answer_is_doubt_and_the_log_decides
 7 unknown error codes → test_each_error_falls_into_its_class_of_failure
 9 a coordinator that moves
-  → test_each_of_three_brokers_is_killed_and_restarted_under_load
+  → test_a_lanes_coordinator_is_killed_and_restarted_under_load
 10 listener errors are swallowed → test_what_the_receiver_raises_is_raised_by_failed
 11 one join for each assignor → test_a_member_joins_once_and_commits_nothing_by_itself
 13 a wait of 20 ms → test_the_marker_wait_is_set
