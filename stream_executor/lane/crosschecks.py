@@ -9,15 +9,18 @@ Not here: reading the log itself (``lane.recovery``, whose step 7 this is).
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stream_executor.audit.digests import BODY_TAG, Salter, content_digest
 from stream_executor.lane.damage import Damage, DamagedError, WayBack, span
+from stream_executor.model.audit import RequestExecuted, RequestRefused
 from stream_executor.model.errors import MalformedError
+from stream_executor.wire.avro import class_of, decode
 from stream_executor.wire.results import decode_result
 
 if TYPE_CHECKING:
-    from stream_executor.lane.audit_log import Expected
+    from stream_executor.audit.segments import Segment
+    from stream_executor.lane.audit_log import AuditLog, Expected
     from stream_executor.lane.ports import LogReader
     from stream_executor.lane.recovery import Recovered
     from stream_executor.model.record import Range
@@ -26,14 +29,13 @@ if TYPE_CHECKING:
 _LAST_RESULTS = 8
 
 
-async def cross_check(
-    reader: LogReader, expected: Expected, recovered: Recovered
-) -> None:
+async def cross_check(log: AuditLog, recovered: Recovered) -> None:
     """Hold the head against the requests and results partitions.
 
     Raises:
         DamagedError: they do not fit together.
     """
+    reader, expected = log.reader, log.expected
     head, partition = recovered.head, expected.partition
     requests = f"{expected.requests_topic}-{partition}"
     begin = await reader.begin_offset(expected.requests_topic, partition)
@@ -45,10 +47,10 @@ async def cross_check(
             f"ends at {end}, but {head.next} is the next to answer: "
             "the topic was truncated or made anew",
             partition,
-            _way_back(recovered, begin),
+            _way_back(recovered, await _first_other(log, recovered, begin)),
         )
     if begin <= head.anchor_offset:
-        await _check_anchor(reader, expected, recovered, begin)
+        await _check_anchor(log, recovered, begin)
     ahead = await answered_by_results(
         reader, expected, recovered.log_id, head.chain.seq
     )
@@ -116,9 +118,47 @@ async def _last_results(reader: LogReader, expected: Expected) -> list[Execution
     return [result for result in found if result.partition == partition]
 
 
-async def _check_anchor(
-    reader: LogReader, expected: Expected, recovered: Recovered, begin: int
-) -> None:
+async def _first_other(log: AuditLog, recovered: Recovered, begin: int) -> int:
+    """Give the first requests offset that does not hold what was answered there.
+
+    A topic that was truncated still holds the requests before; one that was made anew
+    holds none of them. The replay window's events tell; what is older is not read, so
+    a topic that kept only older ones counts as made anew.
+    """
+    expected, head = log.expected, recovered.head
+    topic, partition = expected.requests_topic, expected.partition
+    answered: dict[int, tuple[int, bytes | None]] = {}
+
+    def take(segment: Segment) -> None:
+        for leaf in segment.leaves:
+            if class_of(leaf.value) in {RequestExecuted, RequestRefused}:
+                event: Any = decode(leaf.value)
+                answered[event.offset] = (event.timestamp, event.body_digest)
+
+    if head.spent_seals:
+        start = head.spent_seals[0].audit_offset
+        await log.parse(log.parser(None), start, take)
+    salter = Salter(expected.secret, recovered.log_id) if expected.secret else None
+    end = min(head.next, await log.reader.end_offset(topic, partition))
+    start, same = max(begin, min(answered, default=end)), False
+    async for records in log.reader.read(topic, partition, start, end):
+        for record in records:
+            said = answered.get(record.offset)
+            if said is None:
+                continue  # one of many that share a refusal
+            timestamp, digest = said
+            found = digest
+            if salter is not None and digest is not None:
+                salt = salter.salt(record.offset)
+                found = content_digest(BODY_TAG, salt, record.value or b"")
+            if (record.timestamp, found) != (timestamp, digest):
+                return record.offset if same else begin
+            same = True
+    return end if same else begin
+
+
+async def _check_anchor(log: AuditLog, recovered: Recovered, begin: int) -> None:
+    reader, expected = log.reader, log.expected
     head, partition = recovered.head, expected.partition
     at, wanted = head.anchor_offset, head.anchor_timestamp
     damage = Damage.REQUESTS_REPLACED
@@ -141,11 +181,14 @@ async def _check_anchor(
                 f"offset {at} holds another body than was answered, appended at the "
                 "same moment: the deployment secret changed"
             )
+    way_back = None
+    if damage is Damage.REQUESTS_REPLACED:
+        way_back = _way_back(recovered, await _first_other(log, recovered, begin))
     raise DamagedError(
         damage,
         f"{expected.requests_topic}-{partition}",
         finding,
         partition,
-        _way_back(recovered, begin) if damage is Damage.REQUESTS_REPLACED else None,
+        way_back,
         remedy="set the deployment secret back to what `wasm-executor init` made",
     )

@@ -124,7 +124,7 @@ async def _recover_up_to(
         message = f"{log.where}: the seal that named log {log_id.hex()} is gone"
         raise IntegrityError(message)
     recovered = _ordered(recovered, resumes)
-    await cross_check(reader, expected, recovered)
+    await cross_check(log, recovered)
     requests_end = await reader.end_offset(expected.requests_topic, partition)
     suspicion = standstill.suspicion(
         recovered.head.next, requests_end, expected.incarnation

@@ -26,6 +26,7 @@ from stream_executor.services.audit_reading import AuditSource
 from stream_executor.services.audit_verification import Thoroughness, verify
 from stream_executor.services.worker_settings import Topics
 from stream_executor.wire.avro import encode
+from stream_executor.wire.results import decode_result
 from tests.lane_world import (
     AUDIENCE,
     AUDIT,
@@ -34,6 +35,7 @@ from tests.lane_world import (
     LOG_ID,
     OPERATOR,
     REQUESTS,
+    RESULTS,
     MemoryWorld,
     begun_broker,
 )
@@ -105,6 +107,19 @@ def made_anew(broker: MemoryBroker) -> None:
     broker.logs[REQUESTS, 0] = []
     broker.now_ms += 1
     submit(broker, 9)
+
+
+def truncated(broker: MemoryBroker) -> None:
+    """The last answered request is gone, and others stand in its place."""
+    del broker.log(REQUESTS, 0)[2:]
+    broker.now_ms += 1
+    submit(broker, 8)
+    submit(broker, 9)
+
+
+def cut(broker: MemoryBroker) -> None:
+    """The last two answered requests are gone."""
+    del broker.log(REQUESTS, 0)[1:]
 
 
 def removed(broker: MemoryBroker) -> None:
@@ -180,6 +195,8 @@ async def audited(broker: MemoryBroker) -> PartitionReport:
         (torn, 0, Damage.TORN_TRANSACTION, 3, []),
         (tail_lost, 0, Damage.AUDIT_TAIL_LOST, 3, [Range(0, 3)]),
         (made_anew, 0, Damage.REQUESTS_REPLACED, 0, []),
+        (truncated, 0, Damage.REQUESTS_REPLACED, 2, []),
+        (cut, 0, Damage.REQUESTS_REPLACED, 1, []),
         (removed, 5, Damage.REQUESTS_REMOVED, 5, [Range(3, 5)]),
         (forked, 0, Damage.CHAIN_BROKEN, 3, []),
         (strayed, 0, Damage.OTHER_LOG, 3, []),
@@ -233,6 +250,11 @@ async def test_what_halts_a_lane_says_how_it_goes_on_and_verify_says_what_it_cos
     assert list(ranges_of(report.foreign)) == list(back.skipped)
     if damage is not Damage.REQUESTS_REPLACED:
         assert len(answers(broker)) == len(before) + end - next_offset
+    results = [decode_result(r.value or b"") for r in broker.records(RESULTS, 0)]
+    assert [r.offset for r in results if r.offset < next_offset] == [
+        offset for offset in sorted(before) if offset < next_offset
+    ]  # what still stands is answered once
+    assert {r.status for r in results} == {"SUCCEEDED"}
 
     third = Worker(broker)  # an order holds once: the next owner just goes on
     third.begins = begins
