@@ -85,9 +85,9 @@ class Executor:
         except OSError:
             return 0, ""
 
-    async def ready(self) -> None:
+    async def ready(self, within_s: float = READY_S) -> None:
         """Wait until it says so; fail with its log."""
-        until = time.monotonic() + READY_S
+        until = time.monotonic() + within_s
         while (await asyncio.to_thread(self.http, "/ready"))[0] != 200:
             if self.process.poll() is not None or time.monotonic() > until:
                 message = f"not ready:\n{self.log.read_text()[-4000:]}"

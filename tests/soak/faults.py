@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from stream_executor.embedded import EmbeddedKafka
     from tests.deployment import Executor, TestDeployment
 
+# A soak takes most of the machine, and runs beside other work.
+READY_S = 300.0
 # Longer than the session timeout, so that somebody else takes the lanes.
 _LONG_STOP_S = 14.0
 _SHORT_STOP_S = 4.0
@@ -126,14 +128,14 @@ async def executor_kill(arena: Arena) -> None:
     """SIGKILL a supervisor, workers and all; start another under its name."""
     slot = arena.chance.randrange(len(arena.live))
     await asyncio.to_thread(arena.live[slot].kill)
-    await arena.start(slot).ready()
+    await arena.start(slot).ready(READY_S)
 
 
 async def rebalance(arena: Arena) -> None:
     """Drain an executor and start it again: the group moves its lanes, twice."""
     slot = arena.chance.randrange(len(arena.live))
     await arena.live[slot].stop()
-    await arena.start(slot).ready()
+    await arena.start(slot).ready(READY_S)
 
 
 async def broker_kill(arena: Arena) -> None:
