@@ -87,10 +87,13 @@ class ResultsCheck:
         self._ahead += 1
 
     def wants_more(self, transaction: Transaction) -> bool:
-        """Say whether the next result should be read before settling."""
+        """Say whether the next result should be read before settling.
+
+        Results come in order, so the last event says at once what all would say.
+        """
         return self._ahead < MOST_AHEAD and any(
             event.event.seq not in self._waiting
-            for event in transaction.events
+            for event in reversed(transaction.events)
             if self._floor is None or event.event.seq >= self._floor
         )
 
