@@ -31,8 +31,16 @@ if TYPE_CHECKING:
 
 Pointer = ctypes.c_void_p
 Size = ctypes.c_size_t
-I64 = ctypes.c_int64
-U64 = ctypes.c_uint64
+
+
+class Word(ctypes.c_void_p):
+    """A 64-bit integer argument, signed or not, in the form that ctypes passes fastest.
+
+    A call has the same register either way; but an int becomes a pointer in half of
+    the time that ``c_int64``, ``c_uint64`` and ``c_size_t`` take (60 ns, 130 ns), and
+    an execution passes ten of them.
+    """
+
 
 # Layouts in bytes. An extern and a value are a kind byte, padding, and a union at 8.
 UNION_AT = 8
@@ -46,7 +54,7 @@ EXTERN_MEMORY = 3
 # Wasmtime value kind by WebAssembly type code (``model.scalars.ValueType``).
 KINDS = {0x7F: 0, 0x7E: 1, 0x7D: 2, 0x7C: 3}
 
-_V, _Z, _B, _N = Pointer, Size, ctypes.c_bool, None
+_V, _W, _B, _N = Pointer, Word, ctypes.c_bool, None
 
 Prototype = tuple[object, tuple[object, ...]]
 
@@ -58,35 +66,35 @@ PROTOTYPES: dict[str, Prototype] = {
     "wasmtime_pooling_allocation_config_new": (_V, ()),
     "wasmtime_pooling_allocation_config_delete": (_N, (_V,)),
     "wasmtime_pooling_allocation_strategy_set": (_N, (_V, _V)),
-    "wasmtime_module_validate": (_V, (_V, _V, _Z)),
-    "wasmtime_module_new": (_V, (_V, _V, _Z, _V)),
+    "wasmtime_module_validate": (_V, (_V, _V, _W)),
+    "wasmtime_module_new": (_V, (_V, _V, _W, _V)),
     "wasmtime_module_serialize": (_V, (_V, _V)),
-    "wasmtime_module_deserialize": (_V, (_V, _V, _Z, _V)),
+    "wasmtime_module_deserialize": (_V, (_V, _V, _W, _V)),
     "wasmtime_module_delete": (_N, (_V,)),
     "wasmtime_linker_new": (_V, (_V,)),
     "wasmtime_linker_delete": (_N, (_V,)),
     "wasmtime_linker_define_func_unchecked": (
         _V,
-        (_V, _V, _Z, _V, _Z, _V, _V, _V, _V),
+        (_V, _V, _W, _V, _W, _V, _V, _V, _V),
     ),
     "wasmtime_linker_instantiate_pre": (_V, (_V, _V, _V)),
     "wasmtime_instance_pre_delete": (_N, (_V,)),
     "wasmtime_instance_pre_instantiate": (_V, (_V, _V, _V, _V)),
-    "wasmtime_instance_export_get": (_B, (_V, _V, _V, _Z, _V)),
+    "wasmtime_instance_export_get": (_B, (_V, _V, _V, _W, _V)),
     "wasmtime_store_new": (_V, (_V, _V, _V)),
     "wasmtime_store_context": (_V, (_V,)),
-    "wasmtime_store_limiter": (_N, (_V, I64, I64, I64, I64, I64)),
+    "wasmtime_store_limiter": (_N, (_V, _W, _W, _W, _W, _W)),
     "wasmtime_store_delete": (_N, (_V,)),
-    "wasmtime_context_set_fuel": (_V, (_V, U64)),
+    "wasmtime_context_set_fuel": (_V, (_V, _W)),
     "wasmtime_context_get_fuel": (_V, (_V, _V)),
-    "wasmtime_context_set_epoch_deadline": (_N, (_V, U64)),
+    "wasmtime_context_set_epoch_deadline": (_N, (_V, _W)),
     "wasmtime_context_has_exception": (_B, (_V,)),
-    "wasmtime_func_call": (_V, (_V, _V, _V, _Z, _V, _Z, _V)),
+    "wasmtime_func_call": (_V, (_V, _V, _V, _W, _V, _W, _V)),
     "wasmtime_memory_data": (_V, (_V, _V)),
-    "wasmtime_memory_data_size": (_Z, (_V, _V)),
+    "wasmtime_memory_data_size": (Size, (_V, _V)),
     "wasmtime_caller_context": (_V, (_V,)),
-    "wasmtime_caller_export_get": (_B, (_V, _V, _Z, _V)),
-    "wasmtime_trap_new": (_V, (_V, _Z)),
+    "wasmtime_caller_export_get": (_B, (_V, _V, _W, _V)),
+    "wasmtime_trap_new": (_V, (_V, _W)),
     "wasmtime_trap_code": (_B, (_V, _V)),
     "wasm_trap_delete": (_N, (_V,)),
     "wasmtime_error_message": (_N, (_V, _V)),
@@ -95,7 +103,7 @@ PROTOTYPES: dict[str, Prototype] = {
     "wasm_functype_new": (_V, (_V, _V)),
     "wasm_functype_delete": (_N, (_V,)),
     "wasm_valtype_new": (_V, (ctypes.c_uint8,)),
-    "wasm_valtype_vec_new": (_N, (_V, _Z, _V)),
+    "wasm_valtype_vec_new": (_N, (_V, _W, _V)),
 }
 
 # Calls that may run guest code (start functions too) or compile: never with the GIL.

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from stream_executor.model.job import InvocationKind
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -107,13 +105,6 @@ def segments_of(
     return segments
 
 
-def weight(job: Job) -> int:
-    """Give a job's bytes on the wire, roughly."""
-    if job.kind == InvocationKind.WASI and job.wasi is not None:
-        return len(job.payload) + sum(len(data) for _, data in job.wasi.files)
-    return len(job.payload)
-
-
 class FairQueue:
     """Segments by issuer; issuers take turns, each gets one chunk a turn.
 
@@ -200,8 +191,11 @@ def _fitting(head: Segment, most: int, size: int, *, first: bool) -> tuple[int, 
     The very first job of a chunk always fits.
     """
     count = min(most, len(head))
-    for taken in range(count):
-        size -= weight(head.submission.jobs[head.start + taken])
+    start = head.start
+    for taken, job in enumerate(head.submission.jobs[start : start + count]):
+        size -= len(job.payload)
+        if job.wasi is not None:
+            size -= sum(len(data) for _, data in job.wasi.files)
         if size < 0:
             return (1 if first and not taken else taken), 0
     return count, size

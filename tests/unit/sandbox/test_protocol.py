@@ -8,6 +8,7 @@ import pytest
 from stream_executor.model.codes import Code, TrapKind
 from stream_executor.model.errors import MalformedError
 from stream_executor.model.job import Job, Report
+from stream_executor.model.scalars import ValueType, pack_bits
 from stream_executor.sandbox import protocol
 from stream_executor.sandbox.protocol import (
     Compiled,
@@ -25,6 +26,7 @@ CALL = guests.call(guests.ADD, "add", guests.i32(1, 2))
 BYTES = guests.run_bytes(guests.ECHO, b"", output_bytes=8)
 WASI = guests.command(guests.CAT, output_bytes=8)
 SUM = Report(output=guests.i32(3), fuel_consumed=4)
+EVERY_TYPE = b"".join(pack_bits(kind, 0x0A0A0A0A) for kind in ValueType)
 FAILED = Report(code=Code.INTERNAL, message="it failed")
 TRAPPED = Report(code=Code.TRAP, trap=TrapKind.UNREACHABLE, message="trap")
 EXITED = Report(code=Code.GUEST_EXIT, message="exit", exit_code=7, output=b"out")
@@ -43,6 +45,7 @@ def check(report: Report, job: Job) -> None:
     [
         (SUM, CALL),
         (changed(SUM, output=b""), CALL),
+        (changed(SUM, output=EVERY_TYPE), CALL),
         (FAILED, CALL),
         (TRAPPED, CALL),
         (Report(output=b"12345678"), BYTES),
@@ -66,6 +69,8 @@ def test_what_honest_children_say_is_taken(report: Report, job: Job) -> None:
         (changed(SUM, output=b"123"), CALL),
         (changed(SUM, output=b"\x7b" + bytes(8)), CALL),
         (changed(SUM, output=b"\x7f" + b"\1" * 8), CALL),
+        (changed(SUM, output=EVERY_TYPE + b"\x7d" + b"\n" * 8), CALL),
+        (changed(SUM, output=EVERY_TYPE[:-1]), CALL),
         (changed(SUM, message="hm"), CALL),
         (changed(SUM, trap=TrapKind.UNREACHABLE), CALL),
         (changed(SUM, fuel_exact=False), CALL),
