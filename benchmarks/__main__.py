@@ -1,4 +1,4 @@
-"""Both benchmarks, stages first, in some five minutes: ``make bench``.
+"""All benchmarks, stages first, in some six minutes: ``make bench``.
 
     python -m benchmarks [--count N] [--rounds N] [--seconds N] [--save]
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from benchmarks import end_to_end, stages
+from benchmarks import bench_sandbox, end_to_end, stages
 from benchmarks.machine import facts
 from benchmarks.report import table, write_json
 
@@ -26,12 +26,15 @@ def main() -> None:
     given = parser.parse_args()
     costs = stages.measure(stages.COUNT, stages.RUNS)
     print(table(stages.COLUMNS, stages.rows(costs)), end="\n\n", flush=True)
+    sandbox = bench_sandbox.measure()
+    print(bench_sandbox.tables(sandbox), end="\n\n", flush=True)
     figures = asyncio.run(end_to_end.run(given.count, given.rounds, given.seconds))
     print(end_to_end.tables(figures))
     print("\n" + ", ".join(f"{name} {value}" for name, value in facts().items()))
     if given.save:
         record = end_to_end.document(figures, given.count)
         record["stages"] = stages.document(costs)
+        record["sandbox"] = sandbox
         folder = end_to_end.RESULTS
         write_json(folder / "latest.json", record)
         plot = end_to_end.plot(figures)

@@ -1,18 +1,17 @@
 """The first answer of a large module: cold, from the compile cache, and from memory.
 
-    python -m benchmarks.bench_compile_cache [FILE] [--runs N] [--save]
+    python -m benchmarks.bench_compile_cache [FILE] [--runs N]
 
 FILE is any module; without one, one of the size of QuickJS (1.4 MB) is made. Each run
 is a new life of a sandbox whose children have started: *cold* with an empty cache,
 *warm* with the cache of an earlier life, *again* for the second answer of that life.
-Prints milliseconds from submission to report (median over runs) and cold / warm.
-``--save`` puts the figures under the file's name into ``results/compile_cache.json``.
+Prints milliseconds from submission to report (median over runs) and cold / warm. The
+record's figures, of QuickJS itself, are taken by ``bench_sandbox``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +21,6 @@ import uvloop
 import wasmtime
 
 from benchmarks.machine import facts
-from benchmarks.report import write_json
 from stream_executor.model.job import InvocationKind, Job, Limits
 from stream_executor.sandbox.artefact_cache import ArtefactCache
 from stream_executor.sandbox.config import SandboxConfig
@@ -30,7 +28,6 @@ from stream_executor.sandbox.local import LocalSandbox
 
 QUICKJS_BYTES = 1_427_671
 LIMITS = Limits(fuel_units=5_000_000, memory_bytes=64 * 2**20, deadline_ms=5_000)
-RESULT = Path(__file__).with_name("results") / "compile_cache.json"
 _KEY = bytes(32)
 _FUNCTIONS = 5_370  # come to the size of QuickJS
 
@@ -108,18 +105,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("file", nargs="?", type=Path, help="a module")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--save", action="store_true", help="into the record")
     given = parser.parse_args()
     module = made() if given.file is None else given.file.read_bytes()
     figures = uvloop.run(measure(module, given.runs))
     for name, value in figures.items():
         print(f"{name:24}{value:g}")
     print(", ".join(f"{name} {value}" for name, value in facts().items()))
-    if given.save:
-        record = json.loads(RESULT.read_bytes()) if RESULT.exists() else {}
-        record["machine"] = facts()
-        record["made" if given.file is None else given.file.name] = figures
-        write_json(RESULT, record)
 
 
 if __name__ == "__main__":
