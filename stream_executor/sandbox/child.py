@@ -111,6 +111,15 @@ class Outbox:
             self._link.sendall(protocol.frame(reply))
 
 
+def ticks_due(late_s: float, *, new_job: bool) -> int:
+    """Give how many ticks to make up, one at least.
+
+    Sleeps are late, by much on a busy machine; deadlines must not be. But time that
+    passed before a job began is not its own: it would end before its deadline.
+    """
+    return 1 if new_job else max(1, int(late_s / TICK_S))
+
+
 class Ticker:
     """Advance the engine's epoch while batches run; flush while a job hangs.
 
@@ -143,12 +152,12 @@ class Ticker:
         try:
             while True:
                 time.sleep(TICK_S)
-                # Sleeps are late, by much on a busy machine; deadlines must not be.
-                for _ in range(max(1, int((time.monotonic() - ticked) / TICK_S))):
-                    ticked += TICK_S
+                started, now = self._started.value, time.monotonic()
+                due = ticks_due(now - ticked, new_job=started != last)
+                ticked = max(ticked + due * TICK_S, now - TICK_S)
+                for _ in range(due):
                     self._advance(self._engine.address)
                 idle = 0 if self.busy else idle + 1
-                started = self._started.value
                 same = same + 1 if self.busy and started == last else 0
                 last = started
                 if same >= HUNG_TICKS and self._outbox.reports:

@@ -22,8 +22,8 @@ class SandboxConfig(msgspec.Struct, frozen=True, kw_only=True):
         child_modules, child_modules_bytes: compiled modules that a child keeps.
         compilers: modules compiled at the same time, one an issuer.
         compile_wall_s, compile_cpu_s, compile_data_bytes: limits of one compilation
-            (CPython: 7 s, 350 MB; Ruby: 31 s, 1.4 GB); small modules get a quarter
-            of the wall clock, which stands while there is no CPU for it.
+            (CPython: 7 to 19 s of CPU, 350 MB; Ruby: 31 s, 1.4 GB); small modules get
+            a quarter of the wall clock, which stands while there is no CPU for it.
         max_artefact_bytes: largest compiled module.
         artefact_cache_bytes: compiled modules that the parent keeps for children.
         require_hardening: refuse to start where the kernel lacks a mechanism.

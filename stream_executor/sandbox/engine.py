@@ -46,7 +46,8 @@ ENGINE_SETTINGS: tuple[tuple[str, int], ...] = (
     ("wasm_stack_switching", 0),
     ("wasm_component_model", 0),
     # A copy-on-write image is a memfd, and memfds are memory outside RLIMIT_DATA;
-    # without it a child needs neither memfd_create nor a file size limit above 0.
+    # without it a child needs neither memfd_create nor a file size limit above 0, and
+    # fuel cannot depend on whether the kernel gave one (ADR 0031).
     ("memory_init_cow", 0),
 )
 

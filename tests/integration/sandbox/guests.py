@@ -28,7 +28,6 @@ HOSTILE = """(module
   (table $t 1 funcref)
   (type $v (func))
   (func (export "spin") (loop (br 0)))
-  (func $deep (export "recurse") (call $deep))
   (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
   (func (export "grow_for_ever") (loop (drop (memory.grow (i32.const 1))) (br 0)))
   (func (export "grow_table") (param i32) (result i32)
@@ -52,7 +51,6 @@ SIGNATURE = """(module
   (func (export "reference") (result funcref) (ref.null func)))"""
 
 EXCEPTION = '(module (tag $t) (func (export "throw") (throw $t)))'
-START_SPINS = '(module (func $s (loop (br 0))) (start $s) (func (export "f")))'
 START_TRAPS = '(module (func $s unreachable) (start $s) (func (export "f")))'
 # The same with a memory that reports ask for, and two more ways to trap at birth.
 START_TRAPS_WITH_MEMORY = """(module (memory (export "memory") 1)
@@ -138,11 +136,6 @@ FLOOD = f"""(module
       (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
       (drop (call $w (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 8)))
       (br 0))))"""
-
-YIELD_FOR_EVER = f"""(module
-  (import "{_WASI}" "sched_yield" (func $y (result i32)))
-  (memory (export "memory") 1)
-  (func (export "_start") (loop (drop (call $y)) (br 0))))"""
 
 SLEEP = f"""(module
   (import "{_WASI}" "poll_oneoff" (func $p (param i32 i32 i32 i32) (result i32)))

@@ -102,6 +102,7 @@ async def test_a_running_guest_cannot(sandbox: LocalSandbox, name: str) -> None:
         assert spent == (attack.limits.fuel_units, True)
     if attack.code == Code.TIMEOUT:
         assert not report.fuel_exact
+        assert report.duration_us >= attack.limits.deadline_ms * 1000
 
 
 @pytest.mark.parametrize("name", refused())
