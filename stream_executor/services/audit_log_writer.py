@@ -222,6 +222,7 @@ class AuditLogWriter:
             chunks = [chunk for chunk in made if chunk is not None]
             written = await asyncio.to_thread(file.append, chunks)
             self._tally.add(metrics.AUDIT_LOG_LINES, written)
+            log.debug("audit_log.written", lines=written)
         if not all(fetch.position(p) >= fetch.last_stable(p) >= 0 for p in partitions):
             return False
         self._tally.set(metrics.AUDIT_LOG_COMPLETE, time.time())

@@ -555,6 +555,10 @@ class WorkerRuntime:
         """Count what a transaction held; it is committed."""
         count, now_s = self._tally, time.time()
         self._failures.take(partition, tally)
+        log.debug(
+            "lane.committed", partition=partition, results=tally.by_code,
+            fuel=tally.fuel_units, seconds=round(seconds, 4),
+        )  # fmt: skip
         count.add(metrics.EXECUTIONS, tally.executed)
         count.add(metrics.EXECUTIONS_FAILED, tally.executed_failed)
         count.add(metrics.AUTH_SUCCESS, tally.authenticated)

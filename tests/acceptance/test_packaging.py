@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.deployment import free_port
-from tests.own_host import OwnHost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from tests.own_host import OwnHost
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]
@@ -29,35 +27,6 @@ CONFIG = "/etc/wasm-executor/config.env"
 KEYS = "/etc/wasm-executor/keys"
 AS_FIRST = f"--credentials {KEYS}/credentials.json"
 LOG = "/var/log/wasm-executor/audit.log"
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[OwnHost]:
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    tmp_path.chmod(0o755)
-    try:
-        own = OwnHost(shared)
-    except OSError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-    yield own
-    own.close()
-
-
-@pytest.fixture
-def wheel(tmp_path: Path) -> Path:
-    folder = tmp_path / "shared" / "dist"
-    subprocess.run(
-        [
-            sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps",
-            "--no-build-isolation", "-w", folder, ROOT,
-        ],
-        check=True,
-    )  # fmt: skip
-    (made,) = folder.glob("*.whl")
-    return made
 
 
 @pytest.mark.needs("/lib/systemd/systemd", "/usr/lib/python3.11/ensurepip", "logrotate")
