@@ -270,7 +270,7 @@ class AuditLogFile:
     def _load(self) -> _Position:
         try:
             return msgspec.json.decode(self._position_path.read_bytes(), type=_Position)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
             return _Position()  # the files say it
 
     def _save(self) -> None:

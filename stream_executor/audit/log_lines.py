@@ -137,7 +137,7 @@ def read_held(path: Path, start: int = 0) -> tuple[dict[int, Runs], int]:
         for text in _whole_lines(file):
             try:
                 line = msgspec.json.decode(text, type=_Line)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 break  # blocks that a power cut left unwritten
             if line.partition is not None:
                 held.setdefault(line.partition, Runs()).add(line)

@@ -112,7 +112,7 @@ def _read_position(log: str, folder: int) -> tuple[_Position, list[Source]]:
         data, status = file.read(), os.fstat(descriptor)
     try:
         position = msgspec.json.decode(data, type=_Position)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return _Position(), []
     return position, [Source(name, BytesIO(data), len(data), status)]
 

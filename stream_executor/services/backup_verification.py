@@ -180,7 +180,7 @@ class _Hashing(io.RawIOBase):
 def _read_manifest(reader: IO[bytes], report: BackupReport) -> Manifest | None:
     try:
         manifest = msgspec.json.decode(reader.read(MAX_SMALL_BYTES), type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         report.add(ARCHIVE, MANIFEST, str(error))
         return None
     if manifest.format != FORMAT:
@@ -202,7 +202,7 @@ def _read_position(
 ) -> dict[int, int]:
     try:
         position = msgspec.json.decode(reader.read(MAX_SMALL_BYTES), type=_Position)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         report.add(LOG, name, str(error))
         return {}
     return {partition: one.seq for partition, one in position.partitions.items()}

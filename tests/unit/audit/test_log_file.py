@@ -228,6 +228,22 @@ def test_a_damaged_archive_is_filled_up_from_the_topic(path: Path) -> None:
     assert set(seqs(path)) >= {6, 7, 8}
 
 
+def test_bytes_that_are_no_text_count_as_damage(path: Path) -> None:
+    """In the position, and in a line behind what the position covers."""
+    with AuditLogFile(path) as log:
+        append(log, 0, 2)
+    position = path.with_name("audit.log.position")
+    position.write_bytes(
+        position.read_bytes().replace(b'"log_id":"', b'"log_id":"\xff')
+    )
+    with path.open("ab") as file:
+        file.write(b'{"partition":0,"seq":3,"kind":"\xff"}\n')
+    with AuditLogFile(path) as log:
+        assert log.restored
+        append(log, 0, 5)
+    assert seqs(path) == list(range(6))
+
+
 def test_another_logs_lines_are_not_mixed_in(path: Path) -> None:
     with AuditLogFile(path) as log:
         append(log, 0, 2)

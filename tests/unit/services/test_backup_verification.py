@@ -154,6 +154,15 @@ def test_a_missing_manifest_and_a_missing_member_are_found(host: Host) -> None:
     assert any("audit.log: it is missing" in one for one in found(host))
 
 
+def test_a_manifest_that_is_no_text_is_found(host: Host) -> None:
+    changed = [
+        (info, data.replace(b'"release": "', b'"release": "\xff'))
+        for info, data in members_of(host.archive)
+    ]
+    write_archive(host.archive, changed, honest=False)
+    assert any("backup-manifest.json: 'utf-8' codec" in one for one in found(host))
+
+
 def test_a_manifest_that_leads_elsewhere_is_found(host: Host) -> None:
     *others, (info, manifest) = members_of(host.archive)
     for path in (b"audit.log", b"/var/../etc/audit.log"):
