@@ -93,6 +93,7 @@ class OwnHost:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [  # noqa: S607
+                    "setpriv", "--pdeathsig=KILL",  # with the tests themselves
                     "unshare", "--mount", "--pid", "--ipc", "--uts", "--fork",
                     "--kill-child", "bash", "-c", _BOOT, "bash",
                     inside, folder, self._cgroup, _ROOT,
