@@ -280,7 +280,7 @@ class Supervisor:
         stop.cancel()
         self._stop.set()
         most_s = self._settings.drain_seconds + DRAIN_MARGIN_S
-        self._notifier.stopping(most_s + _CLOSE_S)
+        self._notifier.stopping(most_s + AUDIT_LOG_FINISH_S + _CLOSE_S)
         log.info("supervisor.draining", budget_s=self._settings.drain_seconds)
         for worker in self._workers:
             worker.drain()
