@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 FAKE = Path(__file__).with_name("fake_worker.py")
+FAKE_AUDIT_LOG = Path(__file__).with_name("fake_audit_log.py")
 FLEET_KEY = bytes(range(200, 232))
 SECRET = "vG7b/Qx2+nT9mJp4LzR8wYc1KdHs6FeA0uViXoNq"
 QUICK = Patience(first_s=0.01, most_s=0.05, steady_s=60, silence_s=60)
@@ -79,6 +80,8 @@ class Service:
             "METRICS_PORT": str(port),
             "WASM_EXECUTOR_STATE_DIR": str(self.folder / "state"),
             "WASM_EXECUTOR_INSTANCE_ID": "host",
+            "ENABLE_AUDIT_LOGGING": "false",
+            "AUDIT_LOG_PATH": str(self.folder / "audit.log"),
             "WASM_EXECUTOR_OPERATOR_PUBLIC_KEY": key,
             "WASM_EXECUTOR_FLEET_KEY": key,
             "WASM_EXECUTOR_DEPLOYMENT_SECRET": key,
@@ -99,6 +102,7 @@ class Service:
             self.settings(**values),
             read,
             worker_command=command,
+            audit_log_command=(sys.executable, str(FAKE_AUDIT_LOG), str(self.notes)),
             patience=patience,
             notifier=self.manager.notifier(watchdog_s),
         )
@@ -184,6 +188,21 @@ async def test_it_is_ready_when_every_worker_has_reported(service: Service) -> N
     assert "wasm_concurrent_executions 2.0" in metrics
     assert "wasm_executor_lag_offsets 8.0" in metrics
     await service.manager.hears("STATUS=2 of 2 lanes able, lag 8, 4 in flight")
+
+
+async def test_the_audit_log_is_written_to_the_workers_end_without_a_secret(
+    service: Service,
+) -> None:
+    supervisor = await service.start("steady", WORKERS="2", ENABLE_AUDIT_LOGGING="true")
+    note = await service.note("audit-log")
+    assert SECRET not in str(note)
+    assert not {"fleet_key", "deployment_secret"} & set(note["orders"])
+    assert set(note["environment"]) <= {*INHERITED, "LC_CTYPE"}
+    await until(lambda: supervisor.status.audit_log.writing)  # type: ignore[union-attr]
+    supervisor.stop()
+    assert await service.ended() == 0
+    drained = (service.notes / "audit-log-drained").read_text()
+    assert drained == "drained-0 drained-1"
 
 
 async def test_sigterm_drains_the_workers_and_ends_with_0(service: Service) -> None:
