@@ -16,6 +16,10 @@ from stream_executor.services.reports import AuditLogState, ReportWriter
 from stream_executor.services.worker_settings import AuditLogOrders
 
 
+def drained(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("drained-*"))
+
+
 async def main(orders: AuditLogOrders, folder: Path) -> None:
     said = {"environment": sorted(os.environ), "orders": orders}
     (folder / "audit-log").write_bytes(msgspec.json.encode(said))
@@ -23,7 +27,7 @@ async def main(orders: AuditLogOrders, folder: Path) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     ReportWriter(orders.report_fd, Tally()).send(AuditLogState(writing=True))
     await stop.wait()
-    others = sorted(name for name in os.listdir(folder) if name.startswith("drained-"))
+    others = await asyncio.to_thread(drained, folder)
     (folder / "audit-log-drained").write_text(" ".join(others))
 
 
