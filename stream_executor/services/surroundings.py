@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stream_executor.lane.lane import Lane
 
 LOOK_EVERY_S = 10.0
+_LOOK_AGAIN_S = 2.0
 _AT_WORK = frozenset({LaneState.RUNNING, LaneState.SUSPICIOUS, LaneState.RELEASING})
 
 
@@ -80,8 +81,10 @@ class Surroundings:
     async def run(self) -> None:
         """Look for ever; never raises for the brokers' sake."""
         while True:
-            self.conditions.see("brokers", await self._look())
-            await asyncio.sleep(LOOK_EVERY_S)
+            found = await self._look()
+            self.conditions.see("brokers", found)
+            # Whoever mends something waits for the word that it is mended.
+            await asyncio.sleep(_LOOK_AGAIN_S if found else LOOK_EVERY_S)
 
     async def _look(self) -> dict[Condition, str]:
         try:
