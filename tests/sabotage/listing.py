@@ -206,7 +206,7 @@ SABOTAGES = (
         "a poison request is tried for ever", "lane/suspicion.py",
         "        return self.attempts + 1 if offset == self.first else 1\n",
         "        return 1\n",
-        HISTORIES,
+        "tests/unit/lane/test_suspicion.py", HISTORIES,
     ),
     _one(
         "refusals of another code share an answer", _CONCLUSION,

@@ -74,20 +74,24 @@ def run(sabotage: Sabotage | None, tests: tuple[str, ...]) -> Caught:
             f"assert stream_executor.__file__.startswith({folder!r})\n"
             "sys.exit(pytest.main(sys.argv[1:]))"
         )
-        done = subprocess.run(
-            [
-                sys.executable, "-c", guard, "-x", "-q", "-p", "no:randomly",
-                "-p", "no:cacheprovider", "--no-header", "--tb=line", *tests,
-            ],
-            cwd=copy,
-            env={
-                **os.environ,
-                "PYTHONPATH": folder,
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "WASM_EXECUTOR_TEST_HISTORIES": _HISTORIES,
-            },
-            capture_output=True, text=True, check=False, timeout=_LIMIT_S,
-        )  # fmt: skip
+        command = [
+            sys.executable, "-c", guard, "-x", "-q", "-p", "no:randomly",
+            "-p", "no:cacheprovider", "--no-header", "--tb=line", *tests,
+        ]  # fmt: skip
+        environment = {
+            **os.environ,
+            "PYTHONPATH": folder,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "WASM_EXECUTOR_TEST_HISTORIES": _HISTORIES,
+        }
+        try:
+            done = subprocess.run(
+                command, cwd=copy, env=environment, capture_output=True, text=True,
+                check=False, timeout=_LIMIT_S,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            message = f"its tests did not end within {_LIMIT_S:.0f} s"
+            raise SabotageError(message) from error
     output = done.stdout + done.stderr
     if done.returncode == 0:
         return Caught(None, output)
