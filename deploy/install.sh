@@ -113,7 +113,8 @@ write_config() {
   secret=$(head -c 48 /dev/urandom | base64 -w 0)
   (
     umask 077
-    awk -v secret="$secret" '/^JWT_SECRET=/ { $0 = "JWT_SECRET=" secret } 1' \
+    # Not as an argument, which everybody's ps shows.
+    secret=$secret awk '/^JWT_SECRET=/ { $0 = "JWT_SECRET=" ENVIRON["secret"] } 1' \
       "$deploy/config.env" >"$config.new"
   )
   chown root:wasm-executor "$config.new"

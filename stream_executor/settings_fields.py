@@ -315,7 +315,7 @@ class SettingsFields(BaseSettings):
     )  # fmt: skip
     drain_seconds: float = _ours(
         "DRAIN_SECONDS", 20.0,
-        "Time for running work when stopping; systemd and pods must wait 10 s longer.",
+        "Time for running work when stopping; systemd and pods must wait 18 s longer.",
         ge=1, le=600,
     )  # fmt: skip
 

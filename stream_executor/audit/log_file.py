@@ -195,6 +195,7 @@ class AuditLogFile:
         if not counter.isdigit() or int(counter) > position.saved:
             return "a position from before was put back"
         if self._is_last_written(self._path):
+            position.inode = inode  # a copy with the same bytes may have the name now
             return ""
         rotated = [one for one in log_files(self._path) if one != self._path]
         newest = max(rotated, key=lambda one: one.stat().st_mtime_ns, default=None)
@@ -258,6 +259,9 @@ class AuditLogFile:
         """Put bytes behind what was written, on disk when this returns."""
         rest = memoryview(data)
         try:
+            if os.fstat(self._fd).st_size > self._position.size:
+                # Somebody else's: behind them, our lines would not be where we say.
+                os.ftruncate(self._fd, self._position.size)
             while rest:
                 rest = rest[self._write(self._fd, bytes(rest)) :]
             os.fsync(self._fd)

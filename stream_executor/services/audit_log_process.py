@@ -63,6 +63,9 @@ class AuditLogProcess(SupervisedProcess[AuditLogState]):
         self._log_level = message.log_level
         super().reload(message)
 
+    def refused(self, why: str) -> None:
+        """Go on trying: the file may be late, and stops nothing and nobody."""
+
     def orders(self, report_fd: int) -> AuditLogOrders:
         """Give what it is told: no key, and no secret but Kafka's."""
         settings = self._settings

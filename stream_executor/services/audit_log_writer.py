@@ -89,6 +89,7 @@ class AuditLogWriter:
         self._connection, _ = from_properties(orders.kafka_properties)
         self._view = ControlView(orders.operator_public_key)
         self._file: AuditLogFile | None = None
+        self._trouble: tuple[type[Exception], int | None] | None = None
         self._sealed: dict[int, SealedLog] = {}
 
     async def run(self) -> None:
@@ -135,7 +136,8 @@ class AuditLogWriter:
             self.state = AuditLogState(standby=True, note=note)
             self._tally.set(metrics.AUDIT_LOG_COMPLETE, time.time())
             return None
-        log.info("audit_log.opened", path=str(self._path))
+        if not self._trouble:
+            log.info("audit_log.opened", path=str(self._path))
         self._tell_restored(self._file)
         return self._file
 
@@ -159,9 +161,11 @@ class AuditLogWriter:
         """Say what is wrong, once; the file is opened and read from anew."""
         self._release()
         note = str(error)
-        remedy = _remedy(error)
-        if note != self.state.note:
-            log.error("audit_log.waiting", reason=note, remedy=remedy)
+        # Not by its text, in which an offset may grow from one try to the next.
+        trouble = (type(error), getattr(error, "errno", None))
+        if trouble != self._trouble:
+            log.error("audit_log.waiting", reason=note, remedy=_remedy(error))
+        self._trouble = trouble
         self.state = AuditLogState(note=note)
 
     def _release(self) -> None:
@@ -227,6 +231,7 @@ class AuditLogWriter:
             return False
         self._tally.set(metrics.AUDIT_LOG_COMPLETE, time.time())
         self.state = AuditLogState(writing=True)
+        self._trouble = None
         return True
 
     async def _begin(

@@ -112,6 +112,14 @@ class SupervisedProcess(ABC, Generic[State]):
     def restarted(self) -> None:
         """Take note that it ended by itself and is started anew."""
 
+    def refused(self, why: str) -> None:
+        """Take note that it refused its configuration.
+
+        Raises:
+            ConfigError: always, unless it is worth starting anew all the same.
+        """
+        raise ConfigError(why)
+
     @property
     def pid(self) -> int | None:
         """Its process id; None while it waits for its next start."""
@@ -130,7 +138,7 @@ class SupervisedProcess(ABC, Generic[State]):
             if self._stopping.is_set():
                 return
             if code == EXIT_CONFIGURATION:
-                raise ConfigError(why or f"{self.name} refused to start")
+                self.refused(why or f"{self.name} refused to start")
             if time.monotonic() - started >= self._patience.steady_s:
                 delay_s = self._patience.first_s
             self._restarts += 1

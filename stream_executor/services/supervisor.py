@@ -77,7 +77,7 @@ EXIT_INTERRUPTED = 130
 # The last lines of `audit.log`; what comes too late, the next start writes.
 AUDIT_LOG_FINISH_S = 8.0
 _BEAT_S = 5.0
-_CLOSE_S = 5.0  # for what comes after the drain
+_CLOSE_S = 5.0  # for what comes after them
 
 log = structlog.get_logger()
 
@@ -289,8 +289,8 @@ class Supervisor:
             log.error("supervisor.drain_too_long", workers=len(late))
             for worker in self._workers:
                 worker.kill()
-        # Raises what a worker refused; all have ended.
-        await asyncio.gather(*running, self._finish_audit_log(audit_log))
+        await self._finish_audit_log(audit_log)
+        await asyncio.gather(*running)  # raises what a worker refused; all have ended
 
     async def _keep_audit_log(self) -> None:
         """Write the file; workers that start come first, the file can be late."""

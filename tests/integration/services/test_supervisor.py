@@ -29,7 +29,7 @@ from stream_executor.services.supervisor import Supervisor
 from stream_executor.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 FAKE_AUDIT_LOG = Path(__file__).with_name("fake_audit_log.py")
@@ -95,14 +95,16 @@ class Service:
         patience: Patience = QUICK,
         watchdog_s: float | None = None,
         read: Callable[[], Settings] | None = None,
+        audit_log_command: Sequence[str] = (),
         **values: str,
     ) -> Supervisor:
         command = (sys.executable, str(FAKE), behaviour, str(self.notes))
+        recorded = (sys.executable, str(FAKE_AUDIT_LOG), str(self.notes))
         return Supervisor(
             self.settings(**values),
             read,
             worker_command=command,
-            audit_log_command=(sys.executable, str(FAKE_AUDIT_LOG), str(self.notes)),
+            audit_log_command=audit_log_command or recorded,
             patience=patience,
             notifier=self.manager.notifier(watchdog_s),
         )
@@ -213,6 +215,9 @@ async def test_sigterm_drains_the_workers_and_ends_with_0(service: Service) -> N
     assert await service.ended() == 0
     assert {"drained-0", "drained-1"} <= set(service.names())
     await service.manager.hears("STOPPING=1")
+    asked_us = service.manager.heard[-1].partition("EXTEND_TIMEOUT_USEC=")[2]
+    waits_s = 20 + module.DRAIN_MARGIN_S + module.AUDIT_LOG_FINISH_S
+    assert int(asked_us) > waits_s * 1e6  # all that it may wait for, one after another
     for pid in pids:
         assert pid is not None
         await gone(pid)
@@ -273,6 +278,20 @@ async def test_a_worker_that_refuses_its_configuration_ends_the_service(
     with pytest.raises(ConfigError, match="cannot be locked down"):
         await service.ended()
     assert service.names() == ["started-0-0"]  # no loop of restarts
+
+
+async def test_an_audit_log_writer_that_refuses_is_tried_again(service: Service) -> None:
+    refusing = (sys.executable, "-Sc", "raise SystemExit(4)")
+    supervisor = await service.start("steady", audit_log_command=refusing)
+    await service.manager.hears("READY=1")
+
+    def tried() -> bool:
+        status = supervisor.status.audit_log
+        return status is not None and status.restarts > 1 and bool(status.note)
+
+    await until(tried)
+    assert service.task is not None
+    assert not service.task.done()
 
 
 async def test_a_worker_that_will_not_drain_is_killed(

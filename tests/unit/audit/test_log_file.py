@@ -289,3 +289,43 @@ def test_names_with_pattern_characters(tmp_path: Path) -> None:
     with AuditLogFile(path) as log:
         assert append(log, 0, 2) == 1
         assert not log.restored
+
+
+def test_a_copy_under_the_name_is_opened_once(path: Path) -> None:
+    with AuditLogFile(path) as log:
+        append(log, 0, 2)
+        copy = path.with_name("copy")
+        shutil.copy2(path, copy)
+        copy.replace(path)
+        assert log.moved
+        log.reopen()
+        assert not log.moved
+        append(log, 3, 5)
+    assert seqs(path) == list(range(6))
+    assert not restores(path)
+
+
+def test_what_somebody_else_appended_costs_no_line_of_ours(path: Path) -> None:
+    with AuditLogFile(path) as log:
+        append(log, 0, 2)
+        with path.open("ab") as other:
+            other.write(b"a note of an operator")
+        append(log, 3, 5)
+    with AuditLogFile(path) as log:
+        append(log, 6, 8)
+    assert seqs(path) == list(range(9))
+
+
+@pytest.mark.parametrize("where", ["audit.log", "audit.log.position"])
+def test_bytes_that_are_no_text_are_no_end(path: Path, where: str) -> None:
+    with AuditLogFile(path) as log:
+        append(log, 0, 2)
+    with path.with_name(where).open("r+b") as file:
+        content = file.read().replace(b'"seal"', b'"\xff\xfe\xff\xfe"')
+        content = content.replace(b'"tail":"', b'"tail":"\xff')
+        file.seek(0)
+        file.write(content)
+    with AuditLogFile(path) as log:
+        assert log.restored
+        append(log, 0, 5)
+    assert seqs(path) == list(range(6))

@@ -42,7 +42,7 @@ def test_systemd_waits_for_the_drain_and_for_nothing_that_cannot_be_mended() -> 
     service = unit["Service"]
     drain_s = load(environment={"WASM_EXECUTOR_ENV_FILE": "/dev/null"}).drain_seconds
 
-    assert int(service["TimeoutStopSec"]) >= drain_s + 10
+    assert int(service["TimeoutStopSec"]) >= drain_s + 18
     assert int(service["RestartPreventExitStatus"]) == EXIT_CONFIGURATION
 
 
