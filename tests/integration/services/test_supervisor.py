@@ -282,7 +282,9 @@ async def test_a_worker_that_refuses_its_configuration_ends_the_service(
 
 async def test_an_audit_log_writer_that_refuses_is_tried_again(service: Service) -> None:
     refusing = (sys.executable, "-Sc", "raise SystemExit(4)")
-    supervisor = await service.start("steady", audit_log_command=refusing)
+    supervisor = await service.start(
+        "steady", audit_log_command=refusing, ENABLE_AUDIT_LOGGING="true"
+    )
     await service.manager.hears("READY=1")
 
     def tried() -> bool:
