@@ -280,7 +280,9 @@ async def test_a_worker_that_refuses_its_configuration_ends_the_service(
     assert service.names() == ["started-0-0"]  # no loop of restarts
 
 
-async def test_an_audit_log_writer_that_refuses_is_tried_again(service: Service) -> None:
+async def test_an_audit_log_writer_that_refuses_is_tried_again(
+    service: Service,
+) -> None:
     refusing = (sys.executable, "-Sc", "raise SystemExit(4)")
     supervisor = await service.start(
         "steady", audit_log_command=refusing, ENABLE_AUDIT_LOGGING="true"
