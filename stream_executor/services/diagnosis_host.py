@@ -87,7 +87,8 @@ def service(instance: str, ask: Callable[[], dict[str, Any]]) -> Check:
         running = document["service"]["instance"]
         reasons = [*document["health"]["reasons"], *document["readiness"]["reasons"]]
     except Exception as error:  # noqa: BLE001 - not running is nothing wrong
-        found = f"none answers: {str(error).splitlines()[0][:200]}"
+        said = str(error).partition("\n")[0][:200] or type(error).__name__
+        found = f"none answers: {said}"
         return Check("service", "ok", found, wanted, "systemctl status wasm-executor")
     if running != instance:
         found = f"another one, {running}, answers"

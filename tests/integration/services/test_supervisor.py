@@ -26,6 +26,7 @@ from stream_executor.services.notify import Notifier
 from stream_executor.services.slots import Slots
 from stream_executor.services.supervised import INHERITED, Patience
 from stream_executor.services.supervisor import Supervisor
+from stream_executor.services.worker_process import DRAIN_MARGIN_S
 from stream_executor.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ async def test_sigterm_drains_the_workers_and_ends_with_0(service: Service) -> N
     assert {"drained-0", "drained-1"} <= set(service.names())
     await service.manager.hears("STOPPING=1")
     asked_us = service.manager.heard[-1].partition("EXTEND_TIMEOUT_USEC=")[2]
-    waits_s = 20 + module.DRAIN_MARGIN_S + module.AUDIT_LOG_FINISH_S
+    waits_s = 20 + DRAIN_MARGIN_S + module.AUDIT_LOG_FINISH_S
     assert int(asked_us) > waits_s * 1e6  # all that it may wait for, one after another
     for pid in pids:
         assert pid is not None

@@ -121,6 +121,13 @@ def test_the_doctor_says_what_the_running_instance_finds() -> None:
     assert (check.state, check.found) == ("ok", "none answers: refused")
 
 
+def test_an_error_without_words_is_named() -> None:
+    def ask() -> dict[str, Any]:
+        raise TimeoutError
+
+    assert service("host", ask).found == "none answers: TimeoutError"
+
+
 def test_the_kernel_is_asked_whether_the_clock_is_kept() -> None:
     check = diagnosis_host.clock_sync()
     assert check.state in {"ok", "warning"}
