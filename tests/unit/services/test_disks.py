@@ -125,7 +125,8 @@ def test_an_error_without_words_is_named() -> None:
     def ask() -> dict[str, Any]:
         raise TimeoutError
 
-    assert service("host", ask).found == "none answers: TimeoutError"
+    check = diagnosis_host.service("host", ask)
+    assert check.found == "none answers: TimeoutError"
 
 
 def test_the_kernel_is_asked_whether_the_clock_is_kept() -> None:
