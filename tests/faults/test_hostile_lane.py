@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stream_executor.kafka.client import BrokerClient
+from stream_executor.wire.results import decode_result
 from tests.deployment import ADD, deployment
 from tests.faults.load import load
 from tests.history import read_history
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 WORKER_MB = 200
 BOMBS = 24
+FLOOD = 1000
+SLOWER = 5  # than the lane beside it, at most, and normally about as fast
 
 
 class Signed:
@@ -74,6 +78,7 @@ async def test_each_hostile_batch_gets_its_answers_and_good_records_run(
         signed, topic = Signed(made, 0), made.topics.requests
         good: set[int] = set()
         bad: set[int] = set()
+        few: set[int] = set()  # of batches that are no flood
         async with load(made) as running:
             await running.progress()
             for variation in ACCEPTED:
@@ -82,6 +87,8 @@ async def test_each_hostile_batch_gets_its_answers_and_good_records_run(
                 for index in range(variation.count):
                     where = good if variation.holds_good(index) else bad
                     where.add(base + index)
+                    if variation.count < FLOOD:
+                        few.add(base + index)
             await running.progress()
             # Many that are small enough to be opened, all at once.
             bomb = batch([record(0, bytes(15 * MIB))], ZSTD)
@@ -95,9 +102,25 @@ async def test_each_hostile_batch_gets_its_answers_and_good_records_run(
         assert {status[offset] for offset in bad} == {"invalid_request", "auth_missing"}
         assert {r.code for (p, _), r in history.results.items() if p == 1} == {None}
         assert peak_mb(executor) < WORKER_MB
+        hostile, sound = [await latencies_ms(made, partition) for partition in (0, 1)]
+        # Both lanes share one worker, so a machine that is slow is slow to both.
+        assert median(hostile[o] for o in few) < SLOWER * median(sound.values())
         await producers_time_halts_the_lane(made, executor, client, signed)
         assert await executor.stop() == 0
         await verifies(made, history.requests)
+
+
+async def latencies_ms(made: TestDeployment, partition: int) -> dict[int, int]:
+    """How long each request waited for its answer, by offset."""
+    asked = await made.records(made.topics.requests, partition)
+    appended = {record.offset: record.timestamp for record in asked}
+    waited = {}
+    for record in await made.records(made.topics.results, partition):
+        result = decode_result(record.value or b"")
+        for offset in range(result.offset, result.offset + result.count):
+            if offset in appended:
+                waited[offset] = record.timestamp - appended[offset]
+    return waited
 
 
 async def producers_time_halts_the_lane(
