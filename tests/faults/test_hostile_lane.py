@@ -113,13 +113,13 @@ async def test_each_hostile_batch_gets_its_answers_and_good_records_run(
 async def latencies_ms(made: TestDeployment, partition: int) -> dict[int, int]:
     """How long each request waited for its answer, by offset."""
     asked = await made.records(made.topics.requests, partition)
-    appended = {record.offset: record.timestamp for record in asked}
+    appended = {one.offset: one.timestamp for one in asked}
     waited = {}
-    for record in await made.records(made.topics.results, partition):
-        result = decode_result(record.value or b"")
+    for answer in await made.records(made.topics.results, partition):
+        result = decode_result(answer.value or b"")
         for offset in range(result.offset, result.offset + result.count):
             if offset in appended:
-                waited[offset] = record.timestamp - appended[offset]
+                waited[offset] = answer.timestamp - appended[offset]
     return waited
 
 
