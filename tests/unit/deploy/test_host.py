@@ -69,6 +69,25 @@ def test_scripts_are_clean(script: str) -> None:
     assert ran.returncode == 0, ran.stdout
 
 
+def test_the_installer_shows_its_secret_to_no_ps(tmp_path: Path) -> None:
+    script = (DEPLOY / "install.sh").read_text(encoding="utf-8")
+    function = script[script.index("write_config() {") :].partition("\n}\n")[0]
+    config, seen = tmp_path / "config.env", tmp_path / "seen"
+    ran = subprocess.run(
+        [  # noqa: S607
+            "bash", "-euc",
+            f"config={config} deploy={DEPLOY}\n{function}\n}}\nchown() {{ :; }}\n"
+            f'awk() {{ printf "%s\\n" "$@" >{seen}; command awk "$@"; }}\nwrite_config',
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found = re.search(r"(?m)^JWT_SECRET=(.{64})$", config.read_text(encoding="utf-8"))
+    assert found is not None
+    assert found[1] not in seen.read_text(encoding="utf-8")
+    assert config.stat().st_mode & 0o777 == 0o640
+
+
 def entries(lock: Path) -> dict[str, str]:
     """Give each pinned name with everything that is said of it."""
     blocks = re.split(r"(?m)^(?=[a-z])", lock.read_text(encoding="utf-8"))
