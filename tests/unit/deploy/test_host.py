@@ -73,12 +73,12 @@ def test_the_installer_shows_its_secret_to_no_ps(tmp_path: Path) -> None:
     script = (DEPLOY / "install.sh").read_text(encoding="utf-8")
     function = script[script.index("write_config() {") :].partition("\n}\n")[0]
     config, seen = tmp_path / "config.env", tmp_path / "seen"
+    shell = (
+        f"config={config} deploy={DEPLOY}\n{function}\n}}\nchown() {{ :; }}\n"
+        f'awk() {{ printf "%s\\n" "$@" >{seen}; command awk "$@"; }}\nwrite_config'
+    )
     ran = subprocess.run(
-        [  # noqa: S607
-            "bash", "-euc",
-            f"config={config} deploy={DEPLOY}\n{function}\n}}\nchown() {{ :; }}\n"
-            f'awk() {{ printf "%s\\n" "$@" >{seen}; command awk "$@"; }}\nwrite_config',
-        ],
+        ["bash", "-euc", shell],  # noqa: S607
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
