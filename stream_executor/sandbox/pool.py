@@ -13,7 +13,8 @@ A job that hangs does not hold others back: what was queued behind it is given t
 other children while it runs. Jobs are pure functions of their bytes, so running one
 twice is harmless; reporting it twice is what never happens.
 
-Not here: fairness (``schedule``), compiling (``modules``), frames (``protocol``).
+Not here: fairness (``schedule``), compiling (``modules``), frames (``protocol``), when
+a child is at fault (``pool_child``).
 
 Cost: a few µs a frame and under 1 µs a job; nothing is awaited for a job.
 """
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,8 @@ from stream_executor.sandbox.engine import (
     engine_identity,
     validate_stack_bytes,
 )
-from stream_executor.sandbox.ledger import Ledger
 from stream_executor.sandbox.modules import Module, ModuleStore
+from stream_executor.sandbox.pool_child import Child
 from stream_executor.sandbox.process import ChildProcess
 from stream_executor.sandbox.schedule import (
     FairQueue,
@@ -59,42 +59,10 @@ _log = structlog.get_logger(__name__)
 
 ENTRY = "stream_executor.sandbox.child"
 WATCH_S = 0.025
-STALL_S = 0.05  # a job that runs longer gets its followers taken away
 MAX_RESTART_DELAY_S = 5.0
 MIN_RESTART_DELAY_S = 0.05
 MAX_ATTEMPTS = 2
 AHEAD = "\0ahead"  # an issuer that no token can name
-
-
-class Child:
-    """A sandbox process as the pool knows it.
-
-    Attributes:
-        ledger: what it holds.
-        loaded: modules it has, least recently used first, with their sizes.
-        seen, seen_at: last marker that was observed, and when it changed.
-        killed_for: number of the job that it was killed for, if for a deadline.
-    """
-
-    def __init__(self) -> None:
-        self.process: ChildProcess
-        self.hello: protocol.Hello | None = None
-        self.ledger = Ledger()
-        self.loaded: OrderedDict[bytes, int] = OrderedDict()
-        self.loaded_bytes = 0
-        self.seen, self.seen_at = 0, 0.0
-        self.killed_for: int | None = None
-        self.cpu_ns = 0
-
-    @property
-    def busy(self) -> bool:
-        """Whether it holds anything."""
-        return bool(self.ledger.frames)
-
-    @property
-    def idle(self) -> bool:
-        """Whether it can take a frame and run it at once."""
-        return self.hello is not None and not self.ledger.frames
 
 
 class SandboxPool:
@@ -256,7 +224,7 @@ class SandboxPool:
         """
         for child in self._children:
             if child.busy and child.ledger.holds(modules):
-                self._take_back(child)
+                self._queue.push_front(child.take_back())
         report = Report(code=code, message=message)
         for segment in self._queue.remove(modules):
             self._deliver(segment, 0, [report] * len(segment))
@@ -339,34 +307,13 @@ class SandboxPool:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for segment in chunk:
-            self._announce(child, segment.module)
+            child.announce(segment.module, self._config)
         if not child.busy:
             child.seen_at = now
         frame = child.ledger.add(chunk, now)
         child.process.send(protocol.frame(protocol.Batch(frame.number, frame.jobs)))
         if self._watching is None:
             self._watching = loop.call_later(WATCH_S, self._watch)
-
-    def _announce(self, child: Child, module: Module) -> None:
-        """Make sure that the child has a module; drop others to stay in bounds."""
-        if module.s256 in child.loaded:
-            child.loaded.move_to_end(module.s256)
-            return
-        artefact = module.artefact
-        if artefact is None:
-            raise MisuseError("a module is announced that is not compiled")
-        config = self._config
-        while child.loaded and (
-            len(child.loaded) >= config.child_modules
-            or child.loaded_bytes + artefact.size > config.child_modules_bytes
-        ):
-            s256, size = child.loaded.popitem(last=False)
-            child.loaded_bytes -= size
-            child.process.send(protocol.frame(protocol.Forget(s256)))
-        child.loaded[module.s256] = artefact.size
-        child.loaded_bytes += artefact.size
-        order = protocol.Announce(module.s256, artefact.shape, artefact.size)
-        child.process.send(protocol.frame(order), (artefact.fd,))
 
     # -- receiving ------------------------------------------------------------------
 
@@ -407,42 +354,11 @@ class SandboxPool:
         self._watching = None
         now = loop.time()
         for child in self._children:
-            if child.busy:
-                self._watch_child(child, now)
+            if child.busy and child.look(now, self._config.grace_ms):
+                self._queue.push_front(child.take_back())
+                self._dispatch()
         if self.running and not self._stopping:
             self._watching = loop.call_later(WATCH_S, self._watch)
-
-    def _watch_child(self, child: Child, now: float) -> None:
-        frame, marker = child.ledger.frames[0], child.process.started.value
-        if marker >= child.ledger.next_number:
-            child.process.kill("its marker is ahead of its jobs")
-            return
-        if marker != child.seen:
-            child.seen, child.seen_at = marker, now
-        index = min(child.ledger.current(marker), len(frame.jobs) - 1)
-        grace = self._config.grace_ms
-        allowed_s = (frame.jobs[index].limits.deadline_ms + grace) / 1000
-        waited_s, running_s = now - child.seen_at, now - frame.since
-        if waited_s > allowed_s and child.killed_for is None:
-            child.killed_for = frame.number + index
-            child.process.kill("a job ran past its deadline")
-        elif waited_s > STALL_S and not child.ledger.cut:
-            self._take_back(child)
-            self._dispatch()
-        elif running_s > allowed_s:
-            # Markers that move without an end: the sum of all deadlines is the bound.
-            total_s = sum(job.limits.deadline_ms + grace for job in frame.jobs) / 1000
-            if running_s > total_s + allowed_s:
-                child.process.kill("its batch takes longer than all its jobs may")
-
-    def _take_back(self, child: Child) -> None:
-        """Queue again what a child holds behind the job that it is at."""
-        frame, marker = child.ledger.frames[0], child.process.started.value
-        index = min(child.ledger.current(marker), len(frame.jobs) - 1)
-        behind = child.ledger.take_back(index)
-        if behind:
-            child.process.stop.value = frame.number + index + 1
-            self._queue.push_front(behind)
 
     # -- processes ------------------------------------------------------------------
 
