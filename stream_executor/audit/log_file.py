@@ -143,14 +143,14 @@ class AuditLogFile:
                     "its rotated ones and .position elsewhere, or set AUDIT_LOG_PATH"
                 )
                 raise IntegrityError(message)
-            fresh += [line for seq, line in chunk.lines if seq > held.seq]
+            fresh += [line for seq, line in chunk.lines if not held.has(seq)]
         if not fresh:
             return 0
         self._extend(b"".join(fresh))
         for chunk in chunks:
             held = reached.setdefault(chunk.partition, Held())
             held.log_id, held.offset = chunk.log_id, chunk.read_from
-            held.seq = max(held.seq, chunk.lines[-1][0])
+            held.reach(chunk.lines[-1][0])
         self._save()
         return len(fresh)
 
@@ -234,7 +234,7 @@ class AuditLogFile:
     def _read_files(self) -> None:
         """Have the files say what they hold, and write that this was done.
 
-        What lies in them without a hole counts; the topic gives the rest again.
+        The topic is read again from the first hole on; what they hold is passed over.
         """
         position = self._position
         found, position.size = read_held(self._path)

@@ -43,11 +43,22 @@ class Held(msgspec.Struct):
         seq: of the last leaf; -1 for none.
         offset: audit offset to read on from: the start of a segment.
         log_id: the log, lower hex; empty while unknown.
+        beyond: first and last seq of what is there behind a hole.
     """
 
     seq: int = -1
     offset: int = 0
     log_id: str = ""
+    beyond: list[tuple[int, int]] = []
+
+    def has(self, seq: int) -> bool:
+        """Whether the files have that leaf."""
+        return seq <= self.seq or any(a <= seq <= b for a, b in self.beyond)
+
+    def reach(self, seq: int) -> None:
+        """Take note that the files have all up to that leaf that the topic has."""
+        self.seq = max(self.seq, seq)
+        self.beyond = [run for run in self.beyond if run[1] > self.seq]
 
 
 class _Run(msgspec.Struct):
@@ -86,16 +97,17 @@ class Runs:
     def raise_to_last(self, held: Held) -> None:
         """Take these in as what follows what was held before."""
         for run in self._runs:
-            held.seq = max(held.seq, run.last)
+            held.reach(run.last)
             held.offset = max(held.offset, run.offset)
         held.log_id = self._log_id or held.log_id
 
     def without_hole(self) -> Held:
-        """Give how far these go from the lowest one on without a hole."""
+        """Give how far these go without a hole, and what is beyond the first one."""
         held = Held(log_id=self._log_id)
         for run in sorted(self._runs, key=lambda run: run.first):
-            if held.seq >= 0 and run.first > held.seq + 1:
-                break
+            if held.beyond or (held.seq >= 0 and run.first > held.seq + 1):
+                held.beyond.append((run.first, run.last))
+                continue
             held.seq = max(held.seq, run.last)
             held.offset = max(held.offset, run.offset)
         return held

@@ -329,3 +329,22 @@ def test_bytes_that_are_no_text_are_no_end(path: Path, where: str) -> None:
         assert log.restored
         append(log, 0, 5)
     assert seqs(path) == list(range(6))
+
+
+def test_a_hole_is_filled_and_nothing_beyond_it_doubled(path: Path) -> None:
+    files = [path.with_name(f"audit.log-{day}") for day in range(4)]
+    with AuditLogFile(path) as log:
+        for day, file in enumerate(files):
+            append(log, 3 * day, 3 * day + 2)
+            path.rename(file)
+            log.reopen()
+    files[1].unlink()
+    path.with_name("audit.log.position").unlink()
+    with AuditLogFile(path) as log:
+        assert log.read_from(0) == 3
+        append(log, 3, 4)  # then a crash, in the hole
+    with AuditLogFile(path) as log:
+        append(log, 3, 9)
+    with AuditLogFile(path) as log:
+        append(log, 6, 14)
+    assert sorted(seqs(files[0], *files[2:], path)) == list(range(15))
