@@ -76,6 +76,8 @@ EXIT_OK = 0
 EXIT_INTERRUPTED = 130
 # The last lines of `audit.log`; what comes too late, the next start writes.
 AUDIT_LOG_FINISH_S = 8.0
+# So long the start of that process waits for workers to be ready: it needs a CPU, too.
+_FIRST_WORK_S, _LOOK_S = 10.0, 0.2
 _BEAT_S = 5.0
 _CLOSE_S = 5.0  # for what comes after them
 
@@ -294,9 +296,13 @@ class Supervisor:
 
     async def _keep_audit_log(self) -> None:
         """Write the file; workers that start come first, the file can be late."""
-        if self._audit_log is not None:
-            await self._all_reported()
-            await self._audit_log.run()
+        if self._audit_log is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_WORK_S):
+                while not all(worker.status.ready for worker in self._workers):  # noqa: ASYNC110 - reports come twice a second
+                    await asyncio.sleep(_LOOK_S)
+        await self._audit_log.run()
 
     async def _finish_audit_log(self, running: asyncio.Task[None]) -> None:
         """Let the writer of ``audit.log`` take in what the workers did at last."""

@@ -106,6 +106,8 @@ async def _until_drained(
             with suppress(BrokenPipeError):
                 reports.send(runtime.state())
             waited: set[asyncio.Future[Any]] = {draining, failure}
+            if not starting.done():
+                waited.add(starting)  # to be ready is reported at once
             await asyncio.wait(
                 waited, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED
             )

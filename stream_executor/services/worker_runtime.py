@@ -295,7 +295,7 @@ class WorkerRuntime:
 
     async def _retried(self, step: Callable[[], Awaitable[object]]) -> None:
         """Repeat a step while the world is away, or refuses what it may yet grant."""
-        wait_s = 0.1
+        wait_s = 0.05
         while True:
             try:
                 await step()
@@ -308,7 +308,7 @@ class WorkerRuntime:
                 self._waits = True
                 self._around.note("start", error)
                 await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 1.3, 5.0)
+                wait_s = min(wait_s * 1.1, 5.0)
             else:
                 self._waits, self._note = False, ""
                 self._around.note("start", None)
