@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+import structlog
 from pytest_socket import disable_socket, enable_socket
 
 if TYPE_CHECKING:
@@ -70,6 +71,13 @@ def pytest_terminal_summary(
 def _known_parts() -> frozenset[str]:
     lines = _PARTS.read_text(encoding="utf-8").splitlines()
     return frozenset(line.split()[0] for line in lines if line and line[0] != "#")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_begin() -> Iterator[None]:
+    """A level that one test sets must not hide what another looks for."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

@@ -189,6 +189,18 @@ class TestDeployment:
             end = await reader.end_offset(topic, partition)
             return [r async for rs in reader.read(topic, partition, 0, end) for r in rs]
 
+    async def latencies_ms(self, partition: int) -> dict[int, int]:
+        """Give how long each request waited for its answer, by offset."""
+        asked = await self.records(self.topics.requests, partition)
+        appended = {record.offset: record.timestamp for record in asked}
+        waited = {}
+        for record in await self.records(self.topics.results, partition):
+            result = decode_result(record.value or b"")
+            for offset in range(result.offset, result.offset + result.count):
+                if offset in appended:
+                    waited[offset] = record.timestamp - appended[offset]
+        return waited
+
     async def result(self, partition: int, offset: int) -> ExecutionResult:
         """Wait for the result of one request."""
         async with asyncio.timeout(60):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stream_executor.kafka.client import BrokerClient
-from stream_executor.wire.results import decode_result
 from tests.deployment import ADD, deployment
 from tests.faults.load import load
 from tests.history import read_history
@@ -102,25 +101,12 @@ async def test_each_hostile_batch_gets_its_answers_and_good_records_run(
         assert {status[offset] for offset in bad} == {"invalid_request", "auth_missing"}
         assert {r.code for (p, _), r in history.results.items() if p == 1} == {None}
         assert peak_mb(executor) < WORKER_MB
-        hostile, sound = [await latencies_ms(made, partition) for partition in (0, 1)]
+        hostile, sound = [await made.latencies_ms(partition) for partition in (0, 1)]
         # Both lanes share one worker, so a machine that is slow is slow to both.
         assert median(hostile[o] for o in few) < SLOWER * median(sound.values())
         await producers_time_halts_the_lane(made, executor, client, signed)
         assert await executor.stop() == 0
         await verifies(made, history.requests)
-
-
-async def latencies_ms(made: TestDeployment, partition: int) -> dict[int, int]:
-    """How long each request waited for its answer, by offset."""
-    asked = await made.records(made.topics.requests, partition)
-    appended = {one.offset: one.timestamp for one in asked}
-    waited = {}
-    for answer in await made.records(made.topics.results, partition):
-        result = decode_result(answer.value or b"")
-        for offset in range(result.offset, result.offset + result.count):
-            if offset in appended:
-                waited[offset] = answer.timestamp - appended[offset]
-    return waited
 
 
 async def producers_time_halts_the_lane(

@@ -55,7 +55,7 @@ class Host:
 
     async def ask(self, count: int) -> None:
         """Ask; every third request fails, every fourth is refused for its token."""
-        partition = offset = 0
+        last: dict[int, int] = {}
         async with Appender(self.made.connection) as appender:
             for number in range(count):
                 partition = number % PARTITIONS
@@ -68,7 +68,9 @@ class Host:
                     self.failed += 1
                 else:
                     offset = await self.made.ask(appender, partition, GOOD)
-        await self.made.result(partition, offset)
+                last[partition] = offset
+        for partition, offset in last.items():
+            await self.made.result(partition, offset)
 
     def lines(self) -> list[dict[str, Any]]:
         """Every line of the file and its rotated ones, oldest first."""

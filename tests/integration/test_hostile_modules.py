@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from stream_executor.model.request import Invocation
 
 MIB = 2**20
+HONEST = 10  # requests, before the attacks and after them
+SLOWER = 5  # at most, and normally not at all
 MAX_INLINE_BYTES = 640 * 1024
 # Ends that depend on the deployment's own caps, or modules too long to travel inline.
 _ELSEWHERE = {"output_above_the_cap", "a_module_above_the_size"}
@@ -140,8 +143,8 @@ async def test_hostile_modules_end_in_their_codes_and_the_service_goes_on(
             WASM_EXECUTOR_COMPILE_MEMORY_BYTES=str(384 * MIB),
         )  # fmt: skip
         await executor.ready()
-        (warm,) = await append(made, [add(1)])
-        await answered(made, warm)
+        undisturbed = await append(made, [add(1)] * HONEST)
+        await answered(made, undisturbed[-1])
         before = await asyncio.to_thread(resident, executor.process.pid)
 
         values = [request(name, attack) for name, attack in ATTACKS.items()]
@@ -155,6 +158,14 @@ async def test_hostile_modules_end_in_their_codes_and_the_service_goes_on(
         }
         assert found == {name: attack.code for name, attack in ATTACKS.items()}
         assert history.results[0, offsets[-1]].status == "SUCCEEDED"
+        afterwards = await append(made, [add(3)] * HONEST)
+        await answered(made, afterwards[-1])
+        waited = await made.latencies_ms(0)
+        normal, now = [
+            median(waited[offset] for offset in some)
+            for some in (undisturbed, afterwards)
+        ]
+        assert now < SLOWER * normal
         after = await asyncio.to_thread(resident, executor.process.pid)
         assert after.keys() == before.keys(), "a worker was lost"
         for pid, size in before.items():
