@@ -33,15 +33,15 @@ pytestmark = [
 GRACE_MS = 1_000
 """Revocation acts on the whole fleet within this."""
 
-# 30 MB of data, 1,100 pages of memory and 21 million units of fuel: each of them above
+# 60 MB of data, 1,100 pages of memory and 21 million units of fuel: each of them above
 # the default ceiling.
 LARGE = f"""(module (memory 1100)
   (func (export "last") (result i32) (local $n i32)
     (loop $again
       (local.set $n (i32.add (local.get $n) (i32.const 1)))
       (br_if $again (i32.lt_u (local.get $n) (i32.const 3000000))))
-    (i32.load8_u (i32.const 29999999)))
-  (data (i32.const 0) "{"a" * 29_999_999}b"))"""
+    (i32.load8_u (i32.const 59999999)))
+  (data (i32.const 0) "{"a" * 59_999_999}b"))"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,6 +51,7 @@ async def made(
     """Two partitions, two executors with one lane each."""
     folder = tmp_path_factory.mktemp("registry")
     async with deployment(kafka_bootstrap, folder, 2) as two:
+        two.settings["HARD_MAX_MODULE_BYTES"] = "62914560"  # as large as records may be
         await two.publish("add@1", ADD)
         executors = [two.start(), two.start()]
         for executor in executors:
