@@ -124,6 +124,13 @@ class MemoryWorld:
         self.tallies: list[Tally] = []
         self.inline: dict[bytes, int] = {}
 
+    @property
+    def basis(self) -> MemoryWorld:
+        """All parts in one."""
+        return self
+
+    modules = news = basis
+
     def expected(self, partition: int) -> Expected:
         """What the log must be."""
         return Expected(

@@ -207,7 +207,7 @@ class Lane:
                 await self._acquire()
                 await self._commit_until_closed()
             except FencedError as error:
-                self._world.gave_up(self, error)
+                self._world.news.gave_up(self, error)
                 self._become(LaneState.WAITING, str(error))
                 wait_s = _FENCED_RETRY_S
             except (IntegrityError, MalformedError) as error:
@@ -216,22 +216,22 @@ class Lane:
                     error.until_ms if isinstance(error, ClockError) else None
                 )
                 self._become(LaneState.HALTED, str(error))
-                self._world.failed(self, error)
+                self._world.news.failed(self, error)
                 self._forget()
                 await self._close_writer()
                 return
             except BrokerRefusedError as error:
-                self._world.gave_up(self, error)
+                self._world.news.gave_up(self, error)
                 self._become(LaneState.BLOCKED, str(error))
                 wait_s = self._after_refusal(error)
             except TransientError as error:
-                self._world.gave_up(self, error)
+                self._world.news.gave_up(self, error)
                 self._become(LaneState.ACQUIRING, str(error))
                 wait_s = _RETRY_S[min(self._retries, len(_RETRY_S) - 1)]
                 self._retries += 1
             except Exception as error:  # our bug: say so, and stop the worker
                 self._become(LaneState.HALTED, f"{type(error).__name__}: {error}")
-                self._world.failed(self, error)
+                self._world.news.failed(self, error)
                 raise
             else:
                 return
@@ -265,15 +265,15 @@ class Lane:
         self._become_acquiring()
         writer = self._writer = world.writer(self.partition, self._batch_bytes)
         await writer.fence()  # 1
-        await world.confirm_view()
+        await world.basis.confirm_view()
         expected = world.expected(self.partition)
         window = ReplayWindow(world.replay_budget, expected.horizon_ms)
         self._replay = window  # from here on its memory is this lane's to give back
         recovered = await recover(world.reader(), expected, window)  # 2
-        context = world.context()
+        context = world.basis.context()
         if context.digests.control_offset < recovered.head.control_offset:
-            await world.confirm_view()  # the seal may be younger than our look
-            context = world.context()
+            await world.basis.confirm_view()  # the seal may be younger than our look
+            context = world.basis.context()
         self._context = context
         if context.digests.control_offset < recovered.head.control_offset:
             message = (
@@ -357,7 +357,7 @@ class Lane:
         admission, inbox = self._admission, self.inbox
         if admission is None or self._failure is not None or self._closing is not None:
             return  # what is admitted now would be forgotten, its jti spent
-        context = self._world.context()
+        context = self._world.basis.context()
         if context is not self._context:
             self._note_context(context)
         now_ms = self._world.now_ms()
@@ -402,7 +402,7 @@ class Lane:
             self._add(placed, decision, jobs)
         else:
             if decision.code == Code.AUTH_UNKNOWN_KEY:
-                refresh = self._world.refresh_keys(context)
+                refresh = self._world.basis.refresh_keys(context)
                 if refresh is not None:  # a key published a moment ago: look again
                     self._wait_for(refresh)
                     return False
@@ -445,7 +445,7 @@ class Lane:
         if entry.inline and verified is not None:
             module = verified.request.module
             assert isinstance(module, InlineModule)  # noqa: S101 - what inline means
-            self._world.hold_inline(entry.job.module_s256, module.bytes)
+            self._world.modules.hold_inline(entry.job.module_s256, module.bytes)
         of_issuer = jobs.get(entry.principal.iss)
         if of_issuer is None:
             of_issuer = jobs[entry.principal.iss] = ([], [])
@@ -497,12 +497,12 @@ class Lane:
     async def _place_later(self, verified: Verified) -> None:
         """Decide on a module that the control view does not know, once it is sure."""
         generation = self._generation
-        await self._world.confirm_view()
+        await self._world.basis.confirm_view()
         if generation != self._generation or self._admission is None:
             return
         if self._closing is not None:
             return  # the inbox is gone: the next owner decides
-        context = self._world.context()
+        context = self._world.basis.context()
         if context is not self._context:
             self._note_context(context)
         placed = self._admission.place_module(verified, context, view_confirmed=True)
@@ -601,11 +601,11 @@ class Lane:
         await self._publish(transaction)  # 9, 10
         for entry in entries:
             if isinstance(entry, Admitted) and entry.inline:
-                self._world.release_inline(entry.job.module_s256)
+                self._world.modules.release_inline(entry.job.module_s256)
             elif isinstance(entry, Attempt):
                 self._announced = entry.offset
         seconds = asyncio.get_running_loop().time() - started
-        self._world.committed(self.partition, transaction.tally, seconds)  # 11
+        self._world.news.committed(self.partition, transaction.tally, seconds)  # 11
         if self.state is LaneState.SUSPICIOUS:
             self._become_running()
             if self._waiting is None:
@@ -618,7 +618,7 @@ class Lane:
         asked_ms = self._world.now_ms()
         acknowledged = await self._writer.commit(transaction.results, transaction.audit)
         if acknowledged.appended_ms is not None:
-            self._world.appended(acknowledged.appended_ms, asked_ms)
+            self._world.news.appended(acknowledged.appended_ms, asked_ms)
         base = acknowledged.audit_base
         assert base is not None  # noqa: S101 - every transaction has a seal
         self.head = transaction.head.acknowledged(base)
@@ -629,7 +629,7 @@ class Lane:
     def _become(self, state: LaneState, reason: str) -> None:
         if (state, reason) != (self.state, self.reason):
             self.state, self.reason = state, reason
-            self._world.changed(self)
+            self._world.news.changed(self)
 
     def _become_acquiring(self) -> None:
         """Try, but stay blocked until a try succeeds: each is no news."""
@@ -649,7 +649,7 @@ class Lane:
         """Drop everything in memory: another life begins with the log."""
         for entry in self.window.drain():
             if isinstance(entry, Admitted) and entry.inline:
-                self._world.release_inline(entry.job.module_s256)
+                self._world.modules.release_inline(entry.job.module_s256)
         self._generation += 1
         self._failure = None
         self.window = InFlightWindow()

@@ -54,6 +54,58 @@ class LaneSettings(msgspec.Struct, frozen=True):
     most_floor_s: float
 
 
+class Basis(Protocol):
+    """What decisions rest on."""
+
+    def context(self) -> AdmissionContext:
+        """Give all of it; the same object until it changes."""
+        ...
+
+    def refresh_keys(self, context: AdmissionContext) -> Awaitable[None] | None:
+        """Give what to await before an unknown key is final; None if it is."""
+        ...
+
+    async def confirm_view(self) -> None:
+        """Return once the control view has passed the topic's present end."""
+        ...
+
+
+class InlineModules(Protocol):
+    """Modules that came with requests, for the sandbox."""
+
+    def hold_inline(self, s256: bytes, module: bytes) -> None:
+        """Keep an inline module's bytes."""
+        ...
+
+    def release_inline(self, s256: bytes) -> None:
+        """Let one hold go."""
+        ...
+
+
+class News(Protocol):
+    """Who hears what becomes of lanes."""
+
+    def committed(self, partition: int, tally: Tally, seconds: float) -> None:
+        """Count a committed transaction that took so long."""
+        ...
+
+    def appended(self, appended_ms: int, asked_ms: int) -> None:
+        """Take note of the brokers' time of an append, and of ours before it."""
+
+    def gave_up(
+        self, lane: Lane, error: FencedError | BrokerRefusedError | TransientError
+    ) -> None:
+        """Take note that a lane gave its producer up and will begin anew."""
+
+    def changed(self, lane: Lane) -> None:
+        """Take note of the lane's new state."""
+        ...
+
+    def failed(self, lane: Lane, error: BaseException) -> None:
+        """Take note that the lane halted, and why."""
+        ...
+
+
 class LaneWorld(Protocol):
     """The worker, as a lane sees it: ports, identity and shared state."""
 
@@ -70,6 +122,21 @@ class LaneWorld(Protocol):
     @property
     def prover(self) -> GapProver:
         """Who proves gaps."""
+        ...
+
+    @property
+    def basis(self) -> Basis:
+        """What decisions rest on."""
+        ...
+
+    @property
+    def modules(self) -> InlineModules:
+        """Who keeps what requests bring along."""
+        ...
+
+    @property
+    def news(self) -> News:
+        """Who is told what happens."""
         ...
 
     @property
@@ -104,50 +171,10 @@ class LaneWorld(Protocol):
         """Give a lane's constants during a term."""
         ...
 
-    def context(self) -> AdmissionContext:
-        """Give what decisions rest on; the same object until it changes."""
-        ...
-
-    def refresh_keys(self, context: AdmissionContext) -> Awaitable[None] | None:
-        """Give what to await before an unknown key is final; None if it is."""
-        ...
-
     def now_ms(self) -> int:
         """Give the worker's clock, milliseconds since 1970 UTC."""
         ...
 
-    async def confirm_view(self) -> None:
-        """Return once the control view has passed the topic's present end."""
-        ...
-
-    def hold_inline(self, s256: bytes, module: bytes) -> None:
-        """Keep an inline module's bytes for the sandbox."""
-        ...
-
-    def release_inline(self, s256: bytes) -> None:
-        """Let one hold go."""
-        ...
-
     def seek(self, partition: int, offset: int) -> None:
         """Have records fetched from this offset on."""
-        ...
-
-    def committed(self, partition: int, tally: Tally, seconds: float) -> None:
-        """Count a committed transaction that took so long."""
-        ...
-
-    def appended(self, appended_ms: int, asked_ms: int) -> None:
-        """Take note of the brokers' time of an append, and of ours before it."""
-
-    def gave_up(
-        self, lane: Lane, error: FencedError | BrokerRefusedError | TransientError
-    ) -> None:
-        """Take note that a lane gave its producer up and will begin anew."""
-
-    def changed(self, lane: Lane) -> None:
-        """Take note of the lane's new state."""
-        ...
-
-    def failed(self, lane: Lane, error: BaseException) -> None:
-        """Take note that the lane halted, and why."""
         ...

@@ -13,12 +13,15 @@ class ExecutorError(Exception):
     """Base of every exception that this package raises on purpose.
 
     Attributes:
-        retryable: whether trying again can help.
         condition: what is wrong with the world, where whoever raised it could tell.
     """
 
-    retryable: bool = False
     condition: Condition | None = None
+
+    @property
+    def retryable(self) -> bool:
+        """Whether trying the same again can help, once the world is mended."""
+        return False
 
 
 class ConfigError(ExecutorError):
@@ -36,7 +39,10 @@ class MalformedError(ExecutorError):
 class TransientError(ExecutorError):
     """The world failed for now (broker away, timeout); trying again can help."""
 
-    retryable = True
+    @property
+    def retryable(self) -> bool:
+        """It can."""
+        return True
 
 
 class UnavailableError(TransientError):
@@ -77,7 +83,7 @@ class IndefiniteError(TransientError):
 
 
 class BrokerRefusedError(ExecutorError):
-    """The broker will refuse the same request every time.
+    """The broker will refuse the same request until somebody mends something there.
 
     Attributes:
         reason: ``too_large``, ``not_authorised``, ``unknown_topic`` or ``other``.
@@ -87,6 +93,11 @@ class BrokerRefusedError(ExecutorError):
         super().__init__(message)
         self.reason = reason
         self.condition = _OF_REASON.get(reason)
+
+    @property
+    def retryable(self) -> bool:
+        """Only where somebody can grant or mend what is missing."""
+        return self.condition is not None
 
 
 _OF_REASON = {

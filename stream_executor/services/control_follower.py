@@ -92,10 +92,8 @@ class ControlFollower:
                         self._confirmed_at = asyncio.get_running_loop().time()
                     async with self._moved:
                         self._moved.notify_all()
-            except TransientError:
-                await asyncio.sleep(_RETRY_S)
-            except BrokerRefusedError as error:
-                if error.condition is None:
+            except (TransientError, BrokerRefusedError) as error:
+                if not error.retryable:
                     raise
                 await asyncio.sleep(_RETRY_S)
             except IntegrityError as error:

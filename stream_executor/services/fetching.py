@@ -1,7 +1,7 @@
 """The one loop that fetches for all lanes of a worker.
 
 Each lane is fetched from its own position and only while it runs; congested lanes are
-paused. Not here: which lanes there are (``worker_runtime``), and how a fetch becomes
+paused. Not here: which lanes there are (``owned_lanes``), and how a fetch becomes
 records (``kafka/intake``).
 """
 

@@ -71,10 +71,10 @@ SABOTAGES = (
         (
             Edit("        await writer.fence()  # 1\n", ""),
             Edit(
-                "        context = world.context()\n"
+                "        context = world.basis.context()\n"
                 "        if context.digests.control_offset < recovered",
                 "        await writer.fence()\n"
-                "        context = world.context()\n"
+                "        context = world.basis.context()\n"
                 "        if context.digests.control_offset < recovered",
             ),
         ),
@@ -177,7 +177,7 @@ SABOTAGES = (
     ),
     _one(
         "the control view is not looked at again", _LANE,
-        "await world.confirm_view()  # the seal may be younger than our look\n",
+        "await world.basis.confirm_view()  # the seal may be younger than our look\n",
         "pass\n",
         CRASHES, HISTORIES,
     ),
