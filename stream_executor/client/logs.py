@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stream_executor.kafka.appender import Appender, Outgoing
 from stream_executor.kafka.connection import from_properties
-from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.kafka.fetcher import TopicFetcher
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.model.errors import (
     BrokerRefusedError,
@@ -106,14 +106,14 @@ class ResultFetch:
     def __init__(self, connection: KafkaConnection, topic: str) -> None:
         self._connection = connection
         self._topic = topic
-        self._fetcher: RequestFetcher | None = None
+        self._fetcher: TopicFetcher | None = None
 
     async def start(self) -> None:
         """Fix the positions, then begin to fetch."""
         async with PartitionReader(self._connection) as reader:
             count = await reader.partition_count(self._topic)
             ends = {p: await reader.end_offset(self._topic, p) for p in range(count)}
-        fetcher = RequestFetcher(self._connection, self._topic)
+        fetcher = TopicFetcher(self._connection, self._topic)
         await fetcher.start()
         fetcher.assign(ends)
         self._fetcher = fetcher

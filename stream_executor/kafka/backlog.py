@@ -4,7 +4,7 @@ A kilobyte from a broker may unpack to megabytes, so how much is unpacked at a t
 bounded over all partitions: large batches wait for each other's room, small ones and
 their partitions never do. Pure.
 
-Not here: fetching (``intake``), the bytes (``records``).
+Not here: fetching (``fetcher``), the bytes (``records``).
 """
 
 from __future__ import annotations

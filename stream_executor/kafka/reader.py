@@ -4,7 +4,7 @@ Reads committed records only, without a group, from the offset that the caller n
 nothing is remembered and nothing is reset. Ends by *position*, not by record, because
 the last offsets of a log are usually a transaction's marker (facts-audit 2.1).
 
-Not here: the worker's fetch of requests (``intake``), which expects hostile batches.
+Not here: many partitions at once, and hostile batches (``fetcher``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PartitionReader:
     """Reads any number of partitions, one after the other.
 
     Concurrent reads work but share one connection, on which a broker answers one fetch
-    at a time: to follow several partitions at once use ``RequestFetcher``.
+    at a time: to follow several partitions at once use ``TopicFetcher``.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ takes over and gives each remaining offset its state. Pure; fuzzed.
 Assumes a topic that is never compacted: the offset of a record is the batch's base
 plus its index, which is what the broker itself counts.
 
-Not here: fetching (``intake``), batch headers (``batches``).
+Not here: fetching (``fetcher``), batch headers (``batches``).
 """
 
 from __future__ import annotations

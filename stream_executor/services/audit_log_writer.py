@@ -33,7 +33,7 @@ from stream_executor.audit.project import line
 from stream_executor.http import metrics
 from stream_executor.http.tally import Tally
 from stream_executor.kafka.connection import from_properties, renew_certificate
-from stream_executor.kafka.intake import FetchOptions, RequestFetcher
+from stream_executor.kafka.fetcher import FetchOptions, TopicFetcher
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.logs import configure_logs
 from stream_executor.model.errors import ConfigError, ExecutorError, IntegrityError
@@ -190,7 +190,7 @@ class AuditLogWriter:
         topic = self._topics.audit
         async with (
             PartitionReader(self._connection) as query,
-            RequestFetcher(self._connection, topic, options=_FETCH) as fetch,
+            TopicFetcher(self._connection, topic, options=_FETCH) as fetch,
         ):
             partitions = await self._begin(file, query, fetch)
             loop = asyncio.get_running_loop()
@@ -212,7 +212,7 @@ class AuditLogWriter:
         self,
         file: AuditLogFile,
         query: PartitionReader,
-        fetch: RequestFetcher,
+        fetch: TopicFetcher,
         partitions: range,
     ) -> bool:
         """Write what has come, or wait for it; True if that was all there is."""
@@ -235,7 +235,7 @@ class AuditLogWriter:
         return True
 
     async def _begin(
-        self, file: AuditLogFile, query: PartitionReader, fetch: RequestFetcher
+        self, file: AuditLogFile, query: PartitionReader, fetch: TopicFetcher
     ) -> range:
         """Begin to fetch every partition from where the file ends; give which.
 

@@ -2,7 +2,7 @@
 
 Each lane is fetched from its own position and only while it runs; congested lanes are
 paused. Not here: which lanes there are (``owned_lanes``), and how a fetch becomes
-records (``kafka/intake``).
+records (``kafka/fetcher``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stream_executor.kafka.intake import RequestFetcher
+    from stream_executor.kafka.fetcher import TopicFetcher
     from stream_executor.lane.lane import Lane
 
 # Records of one poll: enough to amortise it, few enough not to hold the loop long.
@@ -39,7 +39,7 @@ class FetchLoop:
 
     def __init__(
         self,
-        fetcher: RequestFetcher,
+        fetcher: TopicFetcher,
         lanes: Mapping[int, Lane],
         may_fetch: Callable[[], bool],
     ) -> None:

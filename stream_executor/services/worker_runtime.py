@@ -19,7 +19,7 @@ from stream_executor.http import metrics
 from stream_executor.http.status import LaneStatus
 from stream_executor.kafka.admin import KafkaAdmin
 from stream_executor.kafka.connection import from_properties, renew_certificate
-from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.kafka.fetcher import TopicFetcher
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.topics import TopicNames, desired
 from stream_executor.lane.admission import DENIED, REVOKED
@@ -112,7 +112,7 @@ class WorkerRuntime:
             self._view, self._basis.ceilings, self._sandbox, cache,
             config.artefact_cache_bytes,
         )  # fmt: skip
-        fetcher = RequestFetcher(self._connection, self._topics.requests)
+        fetcher = TopicFetcher(self._connection, self._topics.requests)
         self._fetching = FetchLoop(
             fetcher, self._lanes, lambda: self._follower.confirmed
         )
@@ -132,10 +132,10 @@ class WorkerRuntime:
             tally, self._sandbox, cache, self._host.replay_budget
         )
         tally.set(metrics.CACHE_LIMIT, settings.cache_bytes)
-        self._to_connect: list[PartitionReader | GapProver | RequestFetcher] = [
+        self._to_connect: list[PartitionReader | GapProver | TopicFetcher] = [
             query, follow, large, self._host.prover, fetcher,
         ]  # fmt: skip
-        self._connected: list[PartitionReader | GapProver | RequestFetcher] = []
+        self._connected: list[PartitionReader | GapProver | TopicFetcher] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._watchdog = Watchdog(asyncio.get_running_loop().time())
         self._banned: frozenset[bytes] = frozenset()

@@ -12,7 +12,7 @@ import pytest
 from stream_executor.embedded import EmbeddedKafka
 from stream_executor.kafka.admin import KafkaAdmin
 from stream_executor.kafka.connection import KafkaConnection
-from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.kafka.fetcher import TopicFetcher
 from stream_executor.kafka.membership import GroupMembership, MembershipOptions
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.topics import TopicNames, desired
@@ -63,7 +63,7 @@ async def test_reading_and_membership_outlive_a_broker_restart(tmp_path: Path) -
         failed = asyncio.create_task(member.failed())
         await assigned.wait()
         async with (
-            RequestFetcher(connection, NAMES.requests) as fetcher,
+            TopicFetcher(connection, NAMES.requests) as fetcher,
             PartitionReader(connection) as reader,
             writer() as old,
         ):

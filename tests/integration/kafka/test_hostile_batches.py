@@ -16,7 +16,7 @@ import pytest
 from aiokafka.protocol.produce import ProduceRequest
 
 from stream_executor.kafka.client import BrokerClient
-from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.kafka.fetcher import TopicFetcher
 from stream_executor.model.errors import ExecutorError
 from stream_executor.model.record import PlainRecord
 from tests.hostile import ACCEPTED, REFUSED, Variation, batch, header_block, record
@@ -58,7 +58,7 @@ async def test_every_offset_of_every_accepted_batch_comes_out(
         end = await produce(client, topic, GOOD) + 1
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found: list[Record] = []
-    async with RequestFetcher(connection, topic) as fetcher:
+    async with TopicFetcher(connection, topic) as fetcher:
         fetcher.assign({0: 0})
         until = time.monotonic() + 60
         while fetcher.position(0) < end:

@@ -24,7 +24,7 @@ from stream_executor.kafka.admin import KafkaAdmin
 from stream_executor.kafka.appender import Appender
 from stream_executor.kafka.connection import KafkaConnection
 from stream_executor.kafka.gaps import GapProver
-from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.kafka.fetcher import TopicFetcher
 from stream_executor.kafka.membership import GroupMembership
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.topics import TopicNames, desired
@@ -165,7 +165,7 @@ async def test_everybody_can_do_their_work_and_nothing_else(guarded: str) -> Non
         await assigned.wait()
     assert await member.commit_positions({0: 1})
     await member.leave()
-    async with RequestFetcher(executor, NAMES.requests) as fetcher:
+    async with TopicFetcher(executor, NAMES.requests) as fetcher:
         fetcher.assign({0: 0})
         assert (await fetcher.getmany(1, 10_000))[0][0].value == b"request"
     async with LaneWriter(

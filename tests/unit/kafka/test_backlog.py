@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import cramjam
 import pytest
 
-from stream_executor.kafka import intake
 from stream_executor.kafka.backlog import OPEN_BYTES, SMALL_BYTES, Backlog
 from stream_executor.kafka.batches import parse_batches
 from stream_executor.kafka.connection import KafkaConnection
-from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.kafka.fetcher import _POLL_BYTES, TopicFetcher
 from stream_executor.kafka.records import MAX_UNPACKED_BYTES
 from stream_executor.model.errors import MalformedError, MisuseError
 
@@ -34,9 +33,9 @@ def fetched(backlog: Backlog, data: bytes) -> Backlog:
     return backlog
 
 
-def fetcher(backlogs: dict[int, bytes]) -> RequestFetcher:
+def fetcher(backlogs: dict[int, bytes]) -> TopicFetcher:
     """A fetcher without brokers that has fetched this of its partitions."""
-    made = RequestFetcher(KafkaConnection(bootstrap_servers="nowhere:1"), "requests")
+    made = TopicFetcher(KafkaConnection(bootstrap_servers="nowhere:1"), "requests")
     made.assign(dict.fromkeys(backlogs, 0))
     for partition, data in backlogs.items():
         fetched(made._partitions[partition].backlog, data)
@@ -55,7 +54,7 @@ async def test_many_small_bombs_in_one_poll_are_opened_a_few_at_a_time(
         taken = await many.getmany(200, 1_000)
         assert taken
         size = sum(len(r.value or b"") for rs in taken.values() for r in rs)
-        assert size <= intake._POLL_BYTES + (3 << 20)
+        assert size <= _POLL_BYTES + (3 << 20)
         opened = sum(p.backlog.open_bytes for p in many._partitions.values())
         assert opened <= OPEN_BYTES
         for partition, records in taken.items():

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from stream_executor.kafka.connection import KafkaConnection
-from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.kafka.fetcher import TopicFetcher
 from stream_executor.model.errors import UnavailableError
 from stream_executor.services.fetching import FetchLoop
 
 
 async def test_a_partition_that_failed_or_was_congested_is_fetched_again() -> None:
     """Neither a failure nor a pause stays on a partition whose lane began anew."""
-    fetcher = RequestFetcher(KafkaConnection(bootstrap_servers="nowhere:1"), "requests")
+    fetcher = TopicFetcher(KafkaConnection(bootstrap_servers="nowhere:1"), "requests")
     lane = SimpleNamespace(running=True, congested=True, fetch_position=7)
     loop = FetchLoop(fetcher, cast("Any", {0: lane, 1: lane}), lambda: True)
     loop.seek(0, 5)
@@ -36,7 +36,7 @@ async def test_a_partition_that_failed_or_was_congested_is_fetched_again() -> No
 
 async def test_a_failure_alone_pauses_nothing() -> None:
     """`seek` is all that it takes to try again."""
-    fetcher = RequestFetcher(KafkaConnection(bootstrap_servers="nowhere:1"), "requests")
+    fetcher = TopicFetcher(KafkaConnection(bootstrap_servers="nowhere:1"), "requests")
     fetcher.assign({0: 0})
     fetcher._partitions[0].failure = UnavailableError("away")
     assert list(fetcher.take_failures()) == [0]

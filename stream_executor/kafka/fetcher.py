@@ -1,8 +1,8 @@
 """Fetch committed records of many partitions at once, from offsets that we name.
 
-The worker's only source of requests. No group decides what is fetched (``membership``
-merely suggests), nothing is committed and nothing is reset: a position is what the
-audit log says. It moves over markers and aborted records. Bytes are hostile here:
+The worker's only source of requests; ``audit.log`` follows the audit topic with it. No
+group decides what is fetched (``membership`` merely suggests), nothing is committed and
+nothing is reset. A position moves over markers and aborted records. Bytes are hostile here:
 every offset comes out as a record or as a ``DamagedRecord``, and a failure belongs to
 its partition and stops no other.
 
@@ -94,7 +94,7 @@ class _Partition:
         return self.failure is not None and not self.told and not self.backlog
 
 
-class RequestFetcher:
+class TopicFetcher:
     """Fetches one topic. One task at a time may call ``getmany``."""
 
     def __init__(

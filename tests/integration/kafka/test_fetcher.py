@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.kafka.fetcher import TopicFetcher
 from stream_executor.kafka.writer import LaneWriter
 from stream_executor.model.errors import BrokerRefusedError
 from stream_executor.model.record import OutRecord
@@ -22,7 +22,7 @@ WAIT_S = 10.0
 
 
 async def take(
-    fetcher: RequestFetcher, wanted: Mapping[int, int]
+    fetcher: TopicFetcher, wanted: Mapping[int, int]
 ) -> dict[int, list[Record]]:
     """Take records until each partition has given so many."""
     taken: dict[int, list[Record]] = {partition: [] for partition in wanted}
@@ -34,9 +34,7 @@ async def take(
     return taken
 
 
-async def until_position(
-    fetcher: RequestFetcher, partition: int, position: int
-) -> None:
+async def until_position(fetcher: TopicFetcher, partition: int, position: int) -> None:
     deadline = time.monotonic() + WAIT_S
     while fetcher.position(partition) < position:
         assert time.monotonic() < deadline, fetcher.position(partition)
@@ -64,7 +62,7 @@ async def test_every_partition_is_fetched_from_its_own_offset(
     topic = await make_topic("requests", 3)
     for partition in range(3):
         await write(connection, topic, partition, 20)
-    async with RequestFetcher(connection, topic) as fetcher:
+    async with TopicFetcher(connection, topic) as fetcher:
         fetcher.assign({0: 0, 2: 15})
         taken = await take(fetcher, {0: 20, 2: 5})
         assert offsets(taken[0]) == list(range(20))
@@ -87,7 +85,7 @@ async def test_the_position_moves_over_markers_without_any_record(
 ) -> None:
     topic = await make_topic("requests")
     await write(connection, topic, 0, 1, 1, 1)
-    async with RequestFetcher(connection, topic) as fetcher:
+    async with TopicFetcher(connection, topic) as fetcher:
         fetcher.assign({0: 0})
         taken = await take(fetcher, {0: 3})
         assert offsets(taken[0]) == [0, 2, 4]
@@ -102,7 +100,7 @@ async def test_a_paused_partition_waits_and_loses_nothing(
     topic = await make_topic("requests", 2)
     await write(connection, topic, 0, 5)
     await write(connection, topic, 1, 5)
-    async with RequestFetcher(connection, topic) as fetcher:
+    async with TopicFetcher(connection, topic) as fetcher:
         fetcher.assign({0: 0, 1: 0})
         fetcher.pause([1])
         taken = await take(fetcher, {0: 5})
@@ -115,7 +113,7 @@ async def test_new_records_arrive_while_getmany_waits(
     connection: KafkaConnection, make_topic: MakeTopic
 ) -> None:
     topic = await make_topic("requests")
-    async with RequestFetcher(connection, topic) as fetcher:
+    async with TopicFetcher(connection, topic) as fetcher:
         fetcher.assign({0: 0})
         waiting = asyncio.create_task(fetcher.getmany(10, 9_000))
         await write(connection, topic, 0, 2)
@@ -127,7 +125,7 @@ async def test_a_position_outside_the_log_fails_its_partition_only(
 ) -> None:
     topic = await make_topic("requests", 2)
     await write(connection, topic, 0, 3)
-    async with RequestFetcher(connection, topic) as fetcher:
+    async with TopicFetcher(connection, topic) as fetcher:
         fetcher.assign({0: 0, 1: 99})
         assert offsets((await take(fetcher, {0: 3}))[0]) == [0, 1, 2]
         deadline = time.monotonic() + WAIT_S
@@ -154,6 +152,6 @@ async def test_aborted_records_are_never_handed_out(
     except BrokerRefusedError:
         await writer.close()
     await write(connection, topic, 0, 1)
-    async with RequestFetcher(connection, topic) as fetcher:
+    async with TopicFetcher(connection, topic) as fetcher:
         fetcher.assign({0: 0})
         assert [r.value for r in (await take(fetcher, {0: 2}))[0]] == [b"good", b"0"]
