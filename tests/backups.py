@@ -95,7 +95,7 @@ class Host:
 
     def write(self, *chunks: Chunk, rotated: str | None = None) -> None:
         """Have the writer write, after logrotate gave the file another name."""
-        with AuditLogFile(self.log) as file:
+        with AuditLogFile(self.log, lambda: 0) as file:
             if rotated is not None:
                 self.log.rename(self.log.with_name(rotated))
                 file.reopen()

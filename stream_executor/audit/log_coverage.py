@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from stream_executor.audit.log_lines import Line, Runs
+
 MAX_LINE_BYTES = 16 * 1024 * 1024
 _MOST_OF_ONE_FILE = 20
 
@@ -30,20 +32,6 @@ class Covered(msgspec.Struct, frozen=True):
     log_id: str
 
 
-class _Line(msgspec.Struct):
-    """What a line says of its place; one about the file itself has no partition."""
-
-    partition: int | None
-    seq: int = -1
-    log_id: str = ""
-
-
-class _Run(msgspec.Struct):
-    first: int
-    last: int
-    file: str
-
-
 class LogCoverage:
     """Takes lines file by file, in any order of files; ``finish`` says what they hold.
 
@@ -57,16 +45,16 @@ class LogCoverage:
     def __init__(self) -> None:
         self.lines = 0
         self.problems: list[LogProblem] = []
-        self._runs: dict[int, list[_Run]] = {}
+        self._held: dict[int, list[tuple[str, Runs]]] = {}
         self._logs: dict[int, str] = {}
         self._file = ""
-        self._last: dict[int, _Run] = {}
+        self._of_file: dict[int, Runs] = {}
         self._number = 0
         self._found = 0
 
     def begin(self, file: str) -> None:
         """Take what comes as lines of this file."""
-        self._file, self._number, self._found, self._last = file, 0, 0, {}
+        self._file, self._number, self._found, self._of_file = file, 0, 0, {}
 
     def add(self, text: bytes) -> None:
         """Take one line, newline included."""
@@ -74,7 +62,7 @@ class LogCoverage:
         self._number += 1
         try:
             text.decode()
-            line = msgspec.json.decode(text, type=_Line)
+            line = msgspec.json.decode(text, type=Line)
         except (UnicodeDecodeError, msgspec.DecodeError) as error:
             self._problem(f"no JSON object with a place in the log: {error}")
             return
@@ -83,18 +71,17 @@ class LogCoverage:
         if line.partition is not None:
             self._place(line.partition, line)
 
-    def _place(self, partition: int, line: _Line) -> None:
-        before = self._last.get(partition)
-        if before is not None and line.seq == before.last + 1:
-            before.last = line.seq
-        else:
-            if before is not None and line.seq <= before.last:
-                self._problem(
-                    f"partition {partition}: seq {line.seq} comes after {before.last}"
-                )
-            run = _Run(line.seq, line.seq, self._file)
-            self._runs.setdefault(partition, []).append(run)
-            self._last[partition] = run
+    def _place(self, partition: int, line: Line) -> None:
+        held = self._of_file.get(partition)
+        if held is None:
+            held = self._of_file[partition] = Runs()
+            self._held.setdefault(partition, []).append((self._file, held))
+        elif line.seq <= held.runs[-1].last:
+            self._problem(
+                f"partition {partition}: seq {line.seq} comes after "
+                f"{held.runs[-1].last}"
+            )
+        held.add(line)
         log_id = self._logs.setdefault(partition, line.log_id) if line.log_id else ""
         if log_id != line.log_id:
             self._problem(
@@ -104,26 +91,27 @@ class LogCoverage:
     def finish(self) -> list[Covered]:
         """Compare the files with one another; give what they hold, by partition."""
         covered = []
-        for partition, runs in sorted(self._runs.items()):
-            runs.sort(key=lambda run: (run.first, run.last))
-            reached = runs[0]
-            for run in runs[1:]:
-                self.begin(run.file)
+        for partition, held in sorted(self._held.items()):
+            runs = sorted((run, file) for file, each in held for run in each.runs)
+            reached, of_file = runs[0]
+            for run, file in runs[1:]:
+                self.begin(file)
                 if run.first > reached.last + 1:
                     self._problem(
                         f"partition {partition}: seq {reached.last + 1} to "
-                        f"{run.first - 1} are missing after {reached.file}"
+                        f"{run.first - 1} are missing after {of_file}"
                     )
                 elif run.first <= reached.last:
                     self._problem(
                         f"partition {partition}: seq {run.first} to "
-                        f"{min(run.last, reached.last)} are in {reached.file}, too"
+                        f"{min(run.last, reached.last)} are in {of_file}, too"
                     )
-                reached = max(reached, run, key=lambda run: run.last)
+                if run.last > reached.last:
+                    reached, of_file = run, file
             covered.append(
                 Covered(
                     partition,
-                    runs[0].first,
+                    runs[0][0].first,
                     reached.last,
                     self._logs.get(partition, ""),
                 )

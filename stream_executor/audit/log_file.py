@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import time
+import stat
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -72,6 +72,7 @@ class AuditLogFile:
 
     Args:
         path: the log file; ``.lock`` and ``.position`` lie beside it.
+        now_ms: the clock for the file's own lines, milliseconds since 1970.
         write: `os.write`, or a test's.
 
     Attributes:
@@ -84,10 +85,14 @@ class AuditLogFile:
     """
 
     def __init__(
-        self, path: Path, write: Callable[[int, bytes], int] = os.write
+        self,
+        path: Path,
+        now_ms: Callable[[], int],
+        write: Callable[[int, bytes], int] = os.write,
     ) -> None:
         self.restored = ""
         self._path = path
+        self._now_ms = now_ms
         self._write = write
         self._position_path = path.with_name(path.name + ".position")
         self._fd = -1
@@ -247,7 +252,7 @@ class AuditLogFile:
             partition: runs.without_hole() for partition, runs in sorted(found.items())
         }
         record = {
-            "time": utc(time.time_ns() // 1_000_000),
+            "time": utc(self._now_ms()),
             "kind": RESTORED,
             "partition": None,
             "reason": self.restored,
@@ -283,6 +288,8 @@ class AuditLogFile:
         position.saved += 1
         draft = self._position_path.with_name(self._position_path.name + ".new")
         with draft.open("wb") as file:
+            # It says what the log holds: whoever may not read that may not read this.
+            os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._fd).st_mode))
             file.write(msgspec.json.encode(position))
             file.flush()
             os.fsync(file.fileno())

@@ -26,7 +26,7 @@ _BESIDE = (".lock", ".position", ".position.new")
 _COMPRESSED = ".gz"
 
 
-class _Line(msgspec.Struct):
+class Line(msgspec.Struct):
     """What a line says about its place; a line about the file itself has none."""
 
     partition: int | None
@@ -61,29 +61,37 @@ class Held(msgspec.Struct):
         self.beyond = [run for run in self.beyond if run[1] > self.seq]
 
 
-class _Run(msgspec.Struct):
-    """Sequence numbers without a hole, and the last seal among them."""
+class Run(msgspec.Struct, order=True):
+    """Sequence numbers without a hole, and the last seal among them.
+
+    Attributes:
+        first, last: of them.
+        offset: audit offset behind that seal; 0 without one.
+    """
 
     first: int
     last: int
-    offset: int = 0  # behind that seal
+    offset: int = 0
 
 
 class Runs:
     """The sequence numbers of one partition that some files hold.
 
     Memory is one entry a hole, whatever the files' size.
+
+    Attributes:
+        runs: in the lines' order.
     """
 
     def __init__(self) -> None:
-        self._runs: list[_Run] = []
+        self.runs: list[Run] = []
         self._log_id = ""
 
-    def add(self, line: _Line) -> None:
+    def add(self, line: Line) -> None:
         """Take one line."""
-        runs = self._runs
+        runs = self.runs
         if not runs or line.seq != runs[-1].last + 1:
-            runs.append(_Run(line.seq, line.seq))
+            runs.append(Run(line.seq, line.seq))
         runs[-1].last = line.seq
         if line.kind == _SEAL:
             runs[-1].offset = line.audit_offset + 1
@@ -91,12 +99,12 @@ class Runs:
 
     def merge(self, other: Runs) -> None:
         """Take another file's."""
-        self._runs += other._runs
+        self.runs += other.runs
         self._log_id = self._log_id or other._log_id
 
     def raise_to_last(self, held: Held) -> None:
         """Take these in as what follows what was held before."""
-        for run in self._runs:
+        for run in self.runs:
             held.reach(run.last)
             held.offset = max(held.offset, run.offset)
         held.log_id = self._log_id or held.log_id
@@ -104,7 +112,7 @@ class Runs:
     def without_hole(self) -> Held:
         """Give how far these go without a hole, and what is beyond the first one."""
         held = Held(log_id=self._log_id)
-        for run in sorted(self._runs, key=lambda run: run.first):
+        for run in sorted(self.runs):
             if held.beyond or (held.seq >= 0 and run.first > held.seq + 1):
                 held.beyond.append((run.first, run.last))
                 continue
@@ -148,7 +156,7 @@ def read_held(path: Path, start: int = 0) -> tuple[dict[int, Runs], int]:
         file.seek(start)
         for text in _whole_lines(file):
             try:
-                line = msgspec.json.decode(text, type=_Line)
+                line = msgspec.json.decode(text, type=Line)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 break  # blocks that a power cut left unwritten
             if line.partition is not None:

@@ -2,9 +2,9 @@
 
 The worker's only source of requests; ``audit.log`` follows the audit topic with it. No
 group decides what is fetched (``membership`` merely suggests), nothing is committed and
-nothing is reset. A position moves over markers and aborted records. Bytes are hostile here:
-every offset comes out as a record or as a ``DamagedRecord``, and a failure belongs to
-its partition and stops no other.
+nothing is reset. A position moves over markers and aborted records. Bytes are hostile
+here: every offset comes out as a record or as a ``DamagedRecord``, and a failure
+belongs to its partition and stops no other.
 
 Not here: what a record means, and which gaps are proven (``gaps``).
 """

@@ -128,7 +128,7 @@ class AuditLogWriter:
             OSError: it cannot be used.
         """
         try:
-            self._file = await asyncio.to_thread(AuditLogFile, self._path)
+            self._file = await asyncio.to_thread(AuditLogFile, self._path, _now_ms)
         except BlockingIOError:
             if not self.state.standby:
                 log.info("audit_log.standby", path=str(self._path))
@@ -280,6 +280,10 @@ def _chunk(sealed: SealedLog, records: Sequence[Record]) -> Chunk | None:
         log_id = segment.seal.log_id.hex()
         read_from = segment.leaves[-1].offset + 1
     return Chunk(sealed.partition, log_id, lines, read_from) if lines else None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _tell_broken(partition: int, reason: str) -> None:

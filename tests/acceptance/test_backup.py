@@ -31,7 +31,7 @@ def test_now_verify_and_restore(tmp_path: Path) -> None:
     assert good.out.splitlines()[-1] == f"{made.object['archive']}: ok (18 lines)"
 
     host.write(chunk(0, 12, 14))
-    with AuditLogFile(host.log):
+    with AuditLogFile(host.log, lambda: 0):
         refused = cli("backup", "restore")
     assert refused.code == 3
     assert refused.err.splitlines()[-1] == "  try: sudo systemctl stop wasm-executor"

@@ -23,8 +23,8 @@ from stream_executor.kafka.acls import Acl, Principals, acls
 from stream_executor.kafka.admin import KafkaAdmin
 from stream_executor.kafka.appender import Appender
 from stream_executor.kafka.connection import KafkaConnection
-from stream_executor.kafka.gaps import GapProver
 from stream_executor.kafka.fetcher import TopicFetcher
+from stream_executor.kafka.gaps import GapProver
 from stream_executor.kafka.membership import GroupMembership
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.topics import TopicNames, desired

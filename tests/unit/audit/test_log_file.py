@@ -7,19 +7,26 @@ import gzip
 import json
 import os
 import shutil
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stream_executor.audit.log_file import RESTORED, AuditLogFile, Chunk
+from stream_executor.audit.project import utc
 from stream_executor.model.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 LOG_ID = "ab" * 16
+NOW_MS = 1_700_000_000_000
 SEAL_EVERY = 3  # every third leaf is a seal; offsets are seq + 1 (a marker is skipped)
+
+
+def opened(path: Path, write: Callable[[int, bytes], int] = os.write) -> AuditLogFile:
+    return AuditLogFile(path, lambda: NOW_MS, write)
 
 
 def line(seq: int, partition: int) -> bytes:
@@ -65,9 +72,9 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_goes_on_where_it_stopped_in_each_partition(path: Path) -> None:
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         assert log.append([chunk(0, 2), chunk(0, 0, partition=1)]) == 4
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         assert [log.read_from(partition) for partition in range(3)] == [3, 1, 0]
         assert append(log, 2, 3) == 1
     assert seqs(path) == [0, 1, 2, 0, 3]
@@ -78,7 +85,7 @@ def test_goes_on_where_it_stopped_in_each_partition(path: Path) -> None:
 def test_a_crash_within_or_between_lines_before_the_position(
     path: Path, *, rotated: bool
 ) -> None:
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 2)
     before = path.read_bytes()
     position, lock = (
@@ -96,7 +103,7 @@ def test_a_crash_within_or_between_lines_before_the_position(
         lock.write_bytes(counter)
         if rotated:
             path.rename(old)
-        with AuditLogFile(path) as log:
+        with opened(path) as log:
             # Behind the last seal that came through whole.
             assert log.read_from(0) == (6 if cut >= edges[3] else 3)
             append(log, 3, 7)
@@ -110,32 +117,44 @@ def test_a_crash_within_or_between_lines_before_the_position(
 
 
 def test_a_crash_before_the_rename_of_the_position(path: Path) -> None:
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 1)
     path.with_name("audit.log.position.new").write_bytes(b'{"parti')
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 2)
     assert seqs(path) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("how", ["lost", "damaged"])
 def test_without_a_position_the_files_say_where_to_go_on(path: Path, how: str) -> None:
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 4)
     position = path.with_name("audit.log.position")
     position.unlink() if how == "lost" else position.write_bytes(b'{"partitions":')
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         assert log.restored
         assert log.read_from(0) == 3  # behind the seal
         assert append(log, 3, 5) == 1
     assert seqs(path) == [0, 1, 2, 3, 4, 5]
     [record] = restores(path)
     assert record["reached"] == [[0, 4]]
+    assert record["time"] == utc(NOW_MS)
+
+
+def test_the_position_may_be_read_by_whoever_may_read_the_log(path: Path) -> None:
+    position = path.with_name("audit.log.position")
+    for last, mode in enumerate(
+        (0o640, 0o600)
+    ):  # as logrotate may have created the next one
+        with opened(path) as log:
+            path.chmod(mode)
+            append(log, 0, last)
+        assert stat.S_IMODE(position.stat().st_mode) == mode
 
 
 def test_reopens_after_a_rotation(path: Path) -> None:
     old = path.with_name("audit.log.1")
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 1)
         path.rename(old)
         assert log.moved
@@ -148,7 +167,7 @@ def test_reopens_after_a_rotation(path: Path) -> None:
 
 
 def test_a_file_that_somebody_emptied_is_filled_again(path: Path) -> None:
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 4)
         os.truncate(path, 0)
         assert log.moved
@@ -161,7 +180,7 @@ def test_a_file_that_somebody_emptied_is_filled_again(path: Path) -> None:
 
 def test_copytruncate_and_compression_lose_and_double_nothing(path: Path) -> None:
     old = path.with_name("audit.log-20261127")
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 4)
         shutil.copy(path, old)
         os.truncate(path, 0)
@@ -172,7 +191,7 @@ def test_copytruncate_and_compression_lose_and_double_nothing(path: Path) -> Non
     compress(old)
     path.rename(path.with_name("audit.log-20261128"))
     compress(path.with_name("audit.log-20261128"))
-    with AuditLogFile(path) as log:  # the file that it wrote last is compressed
+    with opened(path) as log:  # the file that it wrote last is compressed
         assert log.read_from(0) == 6
         append(log, 3, 6)
     assert seqs(path) == [6]
@@ -181,7 +200,7 @@ def test_copytruncate_and_compression_lose_and_double_nothing(path: Path) -> Non
 def test_an_older_state_is_filled_up_from_where_it_ends(path: Path) -> None:
     """A backup from before, put back over what came after, with or without position."""
     position = path.with_name("audit.log.position")
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 2)
         shutil.copy(path, path.with_name("backup"))
         shutil.copy(position, path.with_name("backup.position"))
@@ -191,7 +210,7 @@ def test_an_older_state_is_filled_up_from_where_it_ends(path: Path) -> None:
         shutil.copy(path.with_name("backup"), path)
         if with_position:
             shutil.copy(path.with_name("backup.position"), position)
-        with AuditLogFile(path) as log:
+        with opened(path) as log:
             assert log.restored
             assert log.read_from(0) == 3
             assert append(log, 3, 8) == 6
@@ -202,7 +221,7 @@ def test_an_older_state_is_filled_up_from_where_it_ends(path: Path) -> None:
 def test_a_restored_file_beside_younger_rotated_ones_doubles_nothing(
     path: Path,
 ) -> None:
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 2)
         backup = path.read_bytes()
         append(log, 3, 5)
@@ -211,18 +230,18 @@ def test_a_restored_file_beside_younger_rotated_ones_doubles_nothing(
         append(log, 6, 8)
     path.unlink()
     path.write_bytes(backup)
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         assert log.read_from(0) == 6
         assert append(log, 6, 8) == 3
 
 
 def test_a_damaged_archive_is_filled_up_from_the_topic(path: Path) -> None:
     old = path.with_name("audit.log-1.gz")
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 5)
     old.write_bytes(gzip.compress(path.read_bytes())[:-20])
     path.unlink()
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         assert log.read_from(0) <= 3
         append(log, log.read_from(0), 8)
     assert set(seqs(path)) >= {6, 7, 8}
@@ -230,7 +249,7 @@ def test_a_damaged_archive_is_filled_up_from_the_topic(path: Path) -> None:
 
 def test_bytes_that_are_no_text_count_as_damage(path: Path) -> None:
     """In the position, and in a line behind what the position covers."""
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 2)
     position = path.with_name("audit.log.position")
     position.write_bytes(
@@ -238,26 +257,26 @@ def test_bytes_that_are_no_text_count_as_damage(path: Path) -> None:
     )
     with path.open("ab") as file:
         file.write(b'{"partition":0,"seq":3,"kind":"\xff"}\n')
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         assert log.restored
         append(log, 0, 5)
     assert seqs(path) == list(range(6))
 
 
 def test_another_logs_lines_are_not_mixed_in(path: Path) -> None:
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 2)
         with pytest.raises(IntegrityError, match="AUDIT_LOG_PATH"):
             log.append([chunk(0, 5, log_id="cd" * 16)])
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         assert log.read_from(0) == 3
     assert seqs(path) == [0, 1, 2]
 
 
 def test_a_second_writer_is_refused_until_the_first_ends(path: Path) -> None:
-    with AuditLogFile(path), pytest.raises(BlockingIOError):
-        AuditLogFile(path)
-    AuditLogFile(path).close()
+    with opened(path), pytest.raises(BlockingIOError):
+        opened(path)
+    opened(path).close()
 
 
 def test_a_full_disk_leaves_no_part_and_no_double(path: Path) -> None:
@@ -271,7 +290,7 @@ def test_a_full_disk_leaves_no_part_and_no_double(path: Path) -> None:
         return written
 
     chunks: Sequence[Chunk] = [chunk(0, 3)]
-    with AuditLogFile(path, write) as log:
+    with opened(path, write) as log:
         for _ in range(2):
             with pytest.raises(OSError, match="full"):
                 log.append(chunks)
@@ -283,16 +302,16 @@ def test_a_full_disk_leaves_no_part_and_no_double(path: Path) -> None:
 
 def test_names_with_pattern_characters(tmp_path: Path) -> None:
     path = tmp_path / "audit[1].log"
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 1)
         path.rename(tmp_path / "audit[1].log.1")
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         assert append(log, 0, 2) == 1
         assert not log.restored
 
 
 def test_a_copy_under_the_name_is_opened_once(path: Path) -> None:
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 2)
         copy = path.with_name("copy")
         shutil.copy2(path, copy)
@@ -306,26 +325,26 @@ def test_a_copy_under_the_name_is_opened_once(path: Path) -> None:
 
 
 def test_what_somebody_else_appended_costs_no_line_of_ours(path: Path) -> None:
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 2)
         with path.open("ab") as other:
             other.write(b"a note of an operator")
         append(log, 3, 5)
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 6, 8)
     assert seqs(path) == list(range(9))
 
 
 @pytest.mark.parametrize("where", ["audit.log", "audit.log.position"])
 def test_bytes_that_are_no_text_are_no_end(path: Path, where: str) -> None:
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 0, 2)
     with path.with_name(where).open("r+b") as file:
         content = file.read().replace(b'"seal"', b'"\xff\xfe\xff\xfe"')
         content = content.replace(b'"tail":"', b'"tail":"\xff')
         file.seek(0)
         file.write(content)
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         assert log.restored
         append(log, 0, 5)
     assert seqs(path) == list(range(6))
@@ -333,18 +352,18 @@ def test_bytes_that_are_no_text_are_no_end(path: Path, where: str) -> None:
 
 def test_a_hole_is_filled_and_nothing_beyond_it_doubled(path: Path) -> None:
     files = [path.with_name(f"audit.log-{day}") for day in range(4)]
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         for day, file in enumerate(files):
             append(log, 3 * day, 3 * day + 2)
             path.rename(file)
             log.reopen()
     files[1].unlink()
     path.with_name("audit.log.position").unlink()
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         assert log.read_from(0) == 3
         append(log, 3, 4)  # then a crash, in the hole
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 3, 9)
-    with AuditLogFile(path) as log:
+    with opened(path) as log:
         append(log, 6, 14)
     assert sorted(seqs(files[0], *files[2:], path)) == list(range(15))

@@ -123,6 +123,6 @@ def test_the_manuals_four_steps_and_their_trap(
     shutil.rmtree(folder)
     manual(copy, host)
     assert cli("--test-config").code == 0
-    with AuditLogFile(host.log) as log:
+    with AuditLogFile(host.log, lambda: 0) as log:
         assert log.restored
         assert log.read_from(0) == 13

@@ -30,7 +30,7 @@ async def test_a_trouble_is_said_once_whatever_its_text_becomes(
     writer = module.AuditLogWriter(orders, Tally())
     tries = 0
 
-    def fail(path: Path) -> None:
+    def fail(path: Path, _now_ms: object) -> None:
         nonlocal tries
         tries += 1
         number = errno.EACCES if tries == 1 else errno.ENOSPC

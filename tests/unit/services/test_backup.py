@@ -77,7 +77,7 @@ def test_the_writer_goes_on_where_a_backup_unpacked_by_tar_ends(host: Host) -> N
     unpack(host.archive, Path("/"))
     assert host.log.read_bytes() == before
     for log in (unpacked(host), host.log):
-        with AuditLogFile(log) as opened:
+        with AuditLogFile(log, lambda: 0) as opened:
             assert opened.restored
             assert (opened.read_from(0), opened.read_from(1)) == (13, 7)
             opened.append([chunk(0, 9, 14), chunk(1, 3, 8)])

@@ -74,7 +74,7 @@ def test_the_log_is_as_it_was_and_what_was_there_is_kept(host: Host) -> None:
 def test_the_writer_goes_on_at_the_backups_end(host: Host) -> None:
     """Nothing comes twice or is missing, and the log says what happened."""
     restored(host)
-    with AuditLogFile(host.log) as log:
+    with AuditLogFile(host.log, lambda: 0) as log:
         assert log.restored
         assert (log.read_from(0), log.read_from(1)) == (13, 7)
         log.append([chunk(0, 9, 14), chunk(1, 3, 8)])
@@ -128,7 +128,7 @@ def test_owners_come_back(host: Host, tmp_path: Path) -> None:
 def test_nothing_happens_beside_a_running_writer(host: Host) -> None:
     before = host.files()
     with (
-        AuditLogFile(host.log),
+        AuditLogFile(host.log, lambda: 0),
         pytest.raises(LogInUseError, match="a process writes") as raised,
     ):
         restored(host)
