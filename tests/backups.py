@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -25,7 +26,7 @@ from stream_executor.services.backup_verification import BackupReport, verify_ba
 from stream_executor.wire.avro import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
@@ -199,6 +200,33 @@ def python(
         text=True,
         check=False,
     )
+
+
+def killed_at(point: int, work: Callable[[], object]) -> bool:
+    """Have a child do work and kill itself before so many of its calls to the system.
+
+    Counts what it asks of the file system. For a script (``python``): it forks.
+
+    Returns:
+        Whether it was killed; False if the work is done with fewer calls.
+    """
+    left = point
+
+    def strike(event: str, _arguments: object) -> None:
+        nonlocal left
+        if event == "open" or event.startswith(("os.", "shutil.")):
+            left -= 1
+            if left == -1:
+                os.kill(os.getpid(), signal.SIGKILL)  # an event, too
+
+    child = os.fork()
+    if not child:
+        sys.addaudithook(strike)
+        work()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status in {0, signal.SIGKILL}, (point, status)
+    return status != 0
 
 
 def manual(command: str, host: Host) -> str:

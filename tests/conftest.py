@@ -1,8 +1,9 @@
 """What all tests share: a broker for those that ask, no network for unit tests.
 
-A test that needs a command which pip cannot bring says ``@pytest.mark.needs("kcat")``;
-an absolute path stands for what is no command. Where it is missing the test is skipped
-and the last lines of the run name both; with CI=true it fails instead.
+A test that needs a command which pip cannot bring says ``@pytest.mark.needs("kcat")``,
+where an absolute path stands for what is no command; one for root says ``mark.root``.
+Where it is missing the test is skipped and the last lines of the run name both; with
+CI=true it fails instead.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import hypothesis
 import pytest
 import structlog
 from pytest_socket import disable_socket, enable_socket
+
+from tests.lacking import lacking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,27 +46,30 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a missing command; fail it in CI."""
+    """Skip what needs a missing command, or root; fail it in CI."""
     for marker in item.iter_markers("needs"):
         for command in marker.args:
             if command not in _known_parts():
                 pytest.fail(f"{command} has no line in {_PARTS.name}")
             if command.startswith("/") and Path(command).exists():
                 continue
-            if shutil.which(command, path=_SEARCHED) is not None:
-                continue
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"{command} is not installed: make system-parts")
-            item.config.stash[_missing].setdefault(command, []).append(item.nodeid)
-            pytest.skip(f"{command} is not installed")
+            if shutil.which(command, path=_SEARCHED) is None:
+                _lacks(item, command, f"{command} is not installed: make system-parts")
+    if item.get_closest_marker("root") is not None and os.geteuid() != 0:
+        _lacks(item, "root", "only root may do what is tested")
+
+
+def _lacks(item: pytest.Item, what: str, reason: str) -> None:
+    item.config.stash[_missing].setdefault(what, []).append(item.nodeid)
+    lacking(reason)
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Name what was missing and which tests it cost, last of all."""
-    for command, tests in config.stash[_missing].items():
-        terminalreporter.line(f"Not installed: {command}. Not run for want of it:")
+    for what, tests in config.stash[_missing].items():
+        terminalreporter.line(f"Missing: {what}. Not run for want of it:")
         for test in tests:
             terminalreporter.line(f"  {test}")
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from stream_executor.audit.chain import ChainHead, leaf_hash
-from stream_executor.audit.segments import SegmentParser
 from stream_executor.lane.conclusion import conclude
 from stream_executor.lane.lane import Lane
 from stream_executor.model.audit import (
@@ -25,16 +22,12 @@ from stream_executor.model.control import DenySubject
 from stream_executor.model.errors import BrokerRefusedError, UnavailableError
 from stream_executor.model.lanes import LaneState
 from stream_executor.model.request import (
-    Call,
-    ExecutionRequest,
-    InlineModule,
     ModuleName,
 )
 from stream_executor.model.scalars import ValueType, pack_value
 from stream_executor.modules.orders import Orders
-from stream_executor.wire.avro import decode
-from stream_executor.wire.requests import encode_json
 from stream_executor.wire.results import decode_result
+from tests.lane_driver import answers, feed, leaves, owned, request, submit, until
 from tests.lane_world import (
     AUDIT,
     LOG_ID,
@@ -46,77 +39,6 @@ from tests.lane_world import (
     begun_broker,
 )
 from tests.memory_log import MemoryBroker
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-
-def request(number: int = 0) -> bytes:
-    """A call of an inline module."""
-    args = pack_value(ValueType.I32, number) + pack_value(ValueType.I32, 1)
-    return encode_json(
-        ExecutionRequest(f"r-{number}", InlineModule(b"\0asm"), Call("add", args))
-    )
-
-
-def submit(broker: MemoryBroker, number: int = 0) -> int:
-    """Append one good request."""
-    value = request(number)
-    return broker.append(REQUESTS, 0, value, authorization(broker, value))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until something holds; fail rather than hang."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - conditions, not one event
-            await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def owned(world: MemoryWorld, *, crash: bool = False) -> AsyncIterator[Lane]:
-    """A running lane; at the end it is released, or left as a crash leaves it."""
-    lane = Lane(0, world)
-    lane.start()
-    try:
-        await until(lambda: lane.state is not LaneState.ACQUIRING)
-        yield lane
-    finally:
-        if crash and lane._task is not None:
-            lane._task.cancel()
-            await asyncio.wait({lane._task})
-        else:
-            await lane.release("drain", 1.0)
-
-
-def feed(world: MemoryWorld, lane: Lane) -> None:
-    """Fetch everything from where the lane wants to read."""
-    log = world.broker.log(REQUESTS, 0)
-    lane.feed([r for r in log[world.seeks[-1] :] if r is not None])
-
-
-def leaves(broker: MemoryBroker) -> list[object]:
-    """Every leaf of the audit log, decoded; the chain and seals are verified."""
-    world = MemoryWorld(broker)
-    parser = SegmentParser(None, None, world.believe)
-    found: list[object] = []
-    for record in broker.records(AUDIT, 0):
-        segment = parser.feed(record.offset, record.value)
-        if segment is not None:
-            assert segment.foreign == []
-            found += [decode(leaf.value) for leaf in segment.leaves]
-    assert parser.unsealed == []
-    return found
-
-
-def answers(broker: MemoryBroker) -> dict[int, str]:
-    """Offset → status, from the results; fails if an offset is answered twice."""
-    found: dict[int, str] = {}
-    for record in broker.records(RESULTS, 0):
-        result = decode_result(record.value or b"")
-        for offset in range(result.offset, result.offset + result.count):
-            assert offset not in found
-            found[offset] = result.status
-    return found
 
 
 async def test_every_record_gets_one_result_and_one_event() -> None:
@@ -482,10 +404,7 @@ async def test_a_release_during_a_module_look_up_keeps_what_is_finished() -> Non
     look.clear()
     world.sandbox.held = True
     submit(broker, 0)
-    named = encode_json(
-        ExecutionRequest("r-1", ModuleName("not-yet", "1"), Call("add", b""))
-    )
-    broker.append(REQUESTS, 0, named, authorization(broker, named))
+    submit(broker, 1, ModuleName("not-yet", "1"))
     feed(world, lane)
 
     release = asyncio.create_task(lane.release("rebalance", 2.0))
@@ -512,10 +431,7 @@ async def test_a_denial_learnt_while_waiting_for_a_module_is_applied() -> None:
             world.control(orders.publish(ModuleName("late", "1"), bytes(32), 4, 0))
 
         world.confirm_view = learn  # type: ignore[method-assign]
-        named = encode_json(
-            ExecutionRequest("r-1", ModuleName("late", "1"), Call("add", b""))
-        )
-        broker.append(REQUESTS, 0, named, authorization(broker, named))
+        submit(broker, 1, ModuleName("late", "1"))
         feed(world, lane)
         await until(lambda: len(answers(broker)) == 1)
 
@@ -536,10 +452,7 @@ async def test_a_look_that_failed_replays_nobody() -> None:
                 raise away.pop()
 
         world.confirm_view = confirm  # type: ignore[method-assign]
-        named = encode_json(
-            ExecutionRequest("r-1", ModuleName("not-yet", "1"), Call("add", b""))
-        )
-        broker.append(REQUESTS, 0, named, authorization(broker, named))
+        submit(broker, 1, ModuleName("not-yet", "1"))
         feed(world, lane)
         await until(lambda: len(world.seeks) == 2)
         feed(world, lane)

@@ -14,14 +14,12 @@ from stream_executor.lane.admission import REVOKED, Admission, Verified
 from stream_executor.lane.entries import Admitted, Refused
 from stream_executor.model.job import Limits
 from stream_executor.model.request import (
-    Call,
-    ExecutionRequest,
     InlineModule,
     ModuleDigest,
     ModuleName,
 )
 from stream_executor.modules.orders import Orders
-from stream_executor.wire.requests import encode_json
+from tests.lane_driver import submit
 from tests.lane_world import (
     DEPLOYMENT,
     HARD,
@@ -29,7 +27,6 @@ from tests.lane_world import (
     OPERATOR,
     REQUESTS,
     MemoryWorld,
-    authorization,
     begun_broker,
 )
 
@@ -58,10 +55,7 @@ class Decided:
         return Orders(self.world.view, OPERATOR, 1)
 
     def __call__(self, module: ModuleRef) -> Admitted | Refused | None:
-        value = encode_json(ExecutionRequest("r", module, Call("f", b"")))
-        offset = self.broker.append(
-            REQUESTS, 0, value, authorization(self.broker, value)
-        )
+        offset = submit(self.broker, module=module)
         record = self.broker.log(REQUESTS, 0)[offset]
         assert record is not None
         context = self.world.context()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from stream_executor.model.audit import AttemptStarted
 from stream_executor.model.lanes import LaneState
 from stream_executor.model.scalars import unpack
+from tests.lane_driver import answers, feed, leaves, owned, submit, until
 from tests.lane_world import MemoryWorld, begun_broker
 from tests.model.virtual_time import VirtualTimeLoop
-from tests.unit.lane.test_lane import answers, feed, leaves, owned, submit, until
 
 if TYPE_CHECKING:
     from stream_executor.model.job import Job

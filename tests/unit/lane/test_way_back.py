@@ -27,6 +27,7 @@ from stream_executor.services.audit_verification import Thoroughness, verify
 from stream_executor.services.worker_settings import Topics
 from stream_executor.wire.avro import encode
 from stream_executor.wire.results import decode_result
+from tests.lane_driver import answers, feed, owned, submit, until
 from tests.lane_world import (
     AUDIENCE,
     AUDIT,
@@ -40,7 +41,6 @@ from tests.lane_world import (
     begun_broker,
 )
 from tests.memory_log import MemoryBroker, MemoryReader
-from tests.unit.lane.test_lane import answers, feed, owned, submit, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

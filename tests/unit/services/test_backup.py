@@ -259,7 +259,7 @@ def test_the_configurations_copy_has_no_rights_for_others(host: Host) -> None:
     assert verified(host.archive).findings == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another user")
+@pytest.mark.root
 def test_the_services_user_makes_a_backup_without_what_is_roots(host: Host) -> None:
     """As Debian's `nobody`; the keys of the operator stay where they are."""
     operators = host.configuration.parent / "operator.pem"
@@ -281,7 +281,7 @@ def test_the_services_user_makes_a_backup_without_what_is_roots(host: Host) -> N
 
 
 @pytest.mark.needs("setpriv")
-@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to be one without rights")
+@pytest.mark.root
 def test_root_with_the_units_capabilities_replaces_and_prunes(host: Host) -> None:
     """As in wasm-executor-backup.service: reading all, writing to its own alone."""
     for path in (host.configuration.parent, host.configuration):
@@ -354,38 +354,24 @@ def test_of_a_kind_that_is_not_made_any_more_the_newest_stays(host: Host) -> Non
     assert last.exists()
 
 
-# Kills itself before the n-th thing that it asks of the file system, for each n.
 _KILLED = """
-import os, signal, sys
+import sys
+from itertools import count
 from pathlib import Path
-from tests.backups import Host, verified
-host, points = Host(Path(sys.argv[1])), 0
-while True:
-    left = points
-    def strike(event, arguments):
-        global left
-        if event == "open" or event.startswith(("os.", "shutil.")):
-            left -= 1
-            if left == -1:
-                os.kill(os.getpid(), signal.SIGKILL)  # an event, too
-    child = os.fork()
-    if not child:
-        sys.addaudithook(strike)
-        host.back_up()
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
+from tests.backups import Host, killed_at, verified
+host = Host(Path(sys.argv[1]))
+for point in count():
+    killed = killed_at(point, host.back_up)
     if host.archive.exists():
         report = verified(host.archive)
-        assert not report.findings, (points, report.findings)
+        assert not report.findings, (point, report.findings)
     for copy in host.backups.glob("wasm-executor-config-*"):
         if copy.is_dir():
-            assert (copy / "keys" / "k.pem").read_text() == "key", points
-    if not status:
+            assert (copy / "keys" / "k.pem").read_text() == "key", point
+    if not killed:
         break
-    assert os.WTERMSIG(status) == signal.SIGKILL, status
-    points += 1
 assert not list(host.backups.glob(".wasm-[ae]*-2*")), "leftovers"
-print(points)
+print(point)
 """
 
 

@@ -110,7 +110,7 @@ def test_onto_an_empty_host(host: Host, tmp_path: Path) -> None:
     assert (root / host.configuration.relative_to("/")).exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="owners are root's to give")
+@pytest.mark.root
 def test_owners_come_back(host: Host, tmp_path: Path) -> None:
     for path in (host.log.parent, *host.log.parent.iterdir(), host.configuration):
         os.chown(path, 12345, 12346)
@@ -176,51 +176,37 @@ def test_a_configuration_that_the_archive_does_not_name_is_refused(
     assert host.files() == before
 
 
-# Kills itself before the n-th thing that it asks of the file system, then once more
-# without; for each n, on a fresh host.
+# After each strike once more, without; each time on a fresh host.
 _KILLED = """
-import os, shutil, signal, sys
+import shutil, sys
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from stream_executor.services.backup_restore import Target, restore
-from tests.backups import NOW, Host
-origin, points = Host(Path(sys.argv[1])), 0
+from tests.backups import NOW, Host, killed_at
+origin = Host(Path(sys.argv[1]))
 target = Target(origin.log, origin.configuration.parent)
 saved = Path(sys.argv[1] + ".saved")
 origin.root.rename(saved)
 old = {p.read_bytes() for p in saved.rglob("*") if p.is_file()}
-while True:
+for point in count():
     shutil.copytree(saved, origin.root)
-    left = points
-    def strike(event, arguments):
-        global left
-        if event == "open" or event.startswith(("os.", "shutil.")):
-            left -= 1
-            if left == -1:
-                os.kill(os.getpid(), signal.SIGKILL)  # an event, too
-    child = os.fork()
-    if not child:
-        sys.addaudithook(strike)
-        restore(origin.archive, target, NOW)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if (origin.log.parent / "audit.log.position").exists():
-        assert origin.log.exists(), points
-    if status:
-        assert os.WTERMSIG(status) == signal.SIGKILL, status
+    killed = killed_at(point, lambda: restore(origin.archive, target, NOW))
+    if origin.position.exists():
+        assert origin.log.exists(), point
+    if killed:
         assert restore(origin.archive, target, NOW + timedelta(seconds=1)).files
     now = {p.read_bytes() for p in origin.root.rglob("*") if p.is_file()}
-    assert not old - now, (points, "lost")
+    assert not old - now, (point, "lost")
     files = [p for p in origin.log.parent.iterdir() if p.is_file()]
     print(sorted((p.name, p.read_bytes()) for p in files))
     assert "JWT_SECRET" in origin.configuration.read_text()
     for hidden in (".restore*", ".wasm-executor.*"):
-        assert not list(origin.root.rglob(hidden)), points
+        assert not list(origin.root.rglob(hidden)), point
     shutil.rmtree(origin.root)
-    if not status:
+    if not killed:
         break
-    points += 1
-print(points, file=sys.stderr)
+print(point, file=sys.stderr)
 """
 
 

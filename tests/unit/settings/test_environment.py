@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import grp
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -229,7 +228,7 @@ def test_a_backup_that_was_restored_one_folder_too_deep_is_named(
     assert not nested.exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become another user")
+@pytest.mark.root
 def test_a_restored_file_that_belongs_to_root_is_named(tmp_path: Path) -> None:
     """After `sudo cp -r` the service's group has no rights to its configuration."""
     script = (
