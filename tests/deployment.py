@@ -1,7 +1,8 @@
 """A whole deployment for a test: its own topics and keys, executors as processes.
 
 What an operator does, in the same order: topics, ceremony, settings in the
-environment, `wasm-executor`. Each test has topics of its own on the shared broker.
+environment, `wasm-executor`. Each test has topics of its own on the shared broker, and
+ends with the history checker's reading of them.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ from stream_executor.services.ceremony import (
 )
 from stream_executor.wire.modules import encode_module
 from stream_executor.wire.results import decode_result
+from tests.history import assert_sound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from stream_executor.model.record import Record
     from stream_executor.model.result import ExecutionResult
@@ -254,9 +256,23 @@ class TestDeployment:
 
 @asynccontextmanager
 async def deployment(
-    bootstrap: str, folder: Path, partitions: int = 4
+    bootstrap: str,
+    folder: Path,
+    partitions: int = 4,
+    *,
+    damaged: Mapping[str, str] | None = None,
 ) -> AsyncIterator[TestDeployment]:
-    """Begin a deployment with topics of its own; kill what it started at the end."""
+    """Begin a deployment with topics of its own; kill what it started at the end.
+
+    Then, unless the block failed, its history must be sound (``assert_sound``).
+
+    Args:
+        bootstrap: a broker.
+        folder: for keys, states and logs.
+        partitions: of requests, results and audit.
+        damaged: what the block does to the logs: counter of ``tests.history`` to why
+            it will not be zero. It must then not be.
+    """
     prefix = f"t{secrets.token_hex(4)}"
     topics = TopicNames(**{f: f"{prefix}.{f}" for f in TopicNames.__struct_fields__})
     connection = KafkaConnection(bootstrap_servers=bootstrap)
@@ -300,3 +316,4 @@ async def deployment(
         for executor in made.executors:
             if executor.process.poll() is None:
                 executor.kill()
+    await assert_sound(made, damaged)

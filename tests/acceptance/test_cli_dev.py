@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka import Producer
 
+from stream_executor.kafka.connection import KafkaConnection
 from tests.acceptance.cli_runner import Cli
+from tests.history import assert_sound_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +34,11 @@ class Dev:
     process: subprocess.Popen[bytes]
     said: dict[str, Any]
     cli: Cli
+
+    def assert_sound(self) -> None:
+        """What it did is without fault, as long as its broker still runs."""
+        bootstrap = self.said["bootstrap_servers"]
+        assert_sound_at(KafkaConnection(bootstrap_servers=bootstrap))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -54,8 +61,8 @@ def start(folder: Path, *options: str) -> Dev:
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     running = start(tmp_path_factory.mktemp("dev"), "--partitions", "2")
     yield running
-    if running.process.poll() is None:
-        running.stop()
+    running.assert_sound()
+    running.stop()
 
 
 def test_the_line_to_copy_works(dev: Dev) -> None:
@@ -295,6 +302,7 @@ def test_what_is_kept_is_there_again_and_the_folder_is_one_users(
         verified = again.cli("audit", "verify", "--json").object
         assert verified["verdict"] == "ok"
         assert verified["partitions"][0]["terms"] == 2
+        again.assert_sound()
     finally:
         assert again.stop() == 0
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stream_executor.kafka.connection import KafkaConnection
+from tests.history import assert_sound_at
+
 if TYPE_CHECKING:
     from tests.acceptance.cli_runner import Cli
 
@@ -38,7 +41,9 @@ def operator(cli: Cli, kafka_bootstrap: str, topic_prefix: str) -> Cli:
     return cli
 
 
-def test_from_nothing_to_a_result_and_a_clean_stop(operator: Cli) -> None:
+def test_from_nothing_to_a_result_and_a_clean_stop(
+    operator: Cli, kafka_bootstrap: str, topic_prefix: str
+) -> None:
     assert operator("topics", "check").code == 4
     begun = operator("init", "--partitions", "2")
     assert begun.code == 0, begun.err
@@ -77,6 +82,7 @@ def test_from_nothing_to_a_result_and_a_clean_stop(operator: Cli) -> None:
         service.communicate(timeout=40)
     assert service.returncode == 0
     assert time.monotonic() - began < 30
+    assert_sound_at(KafkaConnection(bootstrap_servers=kafka_bootstrap), topic_prefix)
 
 
 def test_another_operator_cannot_begin_it_again(operator: Cli) -> None:

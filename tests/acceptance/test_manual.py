@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from stream_executor.kafka.connection import KafkaConnection
 from tests.acceptance.test_packaging import (
     AS_FIRST,
     CONFIG,
@@ -27,6 +28,7 @@ from tests.acceptance.test_packaging import (
     starts_and_runs_a_guest,
     wait,
 )
+from tests.history import assert_sound_at
 
 if TYPE_CHECKING:
     from tests.own_host import OwnHost
@@ -170,6 +172,7 @@ def test_both_manuals(
         renews(operator)
         rotates_the_secret(operator)
         assert operator.left == set()
+    assert_sound_at(KafkaConnection(bootstrap_servers=kafka_bootstrap), topic_prefix)
 
 
 def looks_daily(operator: Operator) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stream_executor.kafka.connection import KafkaConnection
 from tests.deployment import free_port
+from tests.history import assert_sound_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +49,7 @@ def test_a_host_from_its_installation_to_its_end(
     stops(host)
     is_backed_up(host)
     is_removed(host, before)
+    assert_sound_at(KafkaConnection(bootstrap_servers=kafka_bootstrap), topic_prefix)
 
 
 def installs_and_upgrades(host: OwnHost, wheel: Path) -> list[str]:

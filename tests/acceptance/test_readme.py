@@ -24,7 +24,9 @@ import typer.main
 
 from stream_executor.cli.app import app
 from stream_executor.cli.failures import EXITS, KINDS
+from stream_executor.kafka.connection import KafkaConnection
 from stream_executor.model.codes import CODES
+from tests.history import assert_sound_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,6 +233,7 @@ def test_what_the_readme_shows_is_what_comes(dev: Dev, folder: Path) -> None:
     assert (answer["status"], answer["outputs"]) == ("SUCCEEDED", [{"i64": "144"}])
     _ask_through_librdkafka(dev, folder)
     _ask_from_python(dev, folder)
+    assert_sound_at(KafkaConnection(bootstrap_servers=dev.bootstrap))
 
 
 def _ask_through_librdkafka(dev: Dev, folder: Path) -> None:

@@ -29,6 +29,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its own exp
 )
 
 from stream_executor.embedded.tools import Installation
+from stream_executor.kafka.connection import from_properties
+from tests.history import assert_sound_at
 from tests.secured_kafka import USERS, WHO, SecuredKafka, password, write_properties
 
 if TYPE_CHECKING:
@@ -156,6 +158,8 @@ def test_a_day_with_exactly_the_shipped_rights(
         _, log = service.communicate(timeout=40)
     assert service.returncode == 0
     assert password(WHO.executor).encode() not in log
+    auditor, _ = from_properties(secured_kafka.properties(WHO.auditor))
+    assert_sound_at(auditor)
 
     for user in USERS[1:]:
         refused_to_alter_the_audit(secured_kafka, user)

@@ -7,7 +7,12 @@ what a request should have given.
 """
 
 from tests.history.counting import FAULTS, Counted, Outcome, PartitionHistory
-from tests.history.reading import History, read_history
+from tests.history.reading import (
+    History,
+    assert_sound,
+    assert_sound_at,
+    read_history,
+)
 
 __all__ = [
     "FAULTS",
@@ -15,5 +20,7 @@ __all__ = [
     "History",
     "Outcome",
     "PartitionHistory",
+    "assert_sound",
+    "assert_sound_at",
     "read_history",
 ]

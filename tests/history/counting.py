@@ -45,12 +45,14 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Counted:
-    """Counters of a run; all but the first three must be zero."""
+    """Counters of a run; all but the first four must be zero."""
 
     requests: int = 0
     answered: int = 0
     attested: int = 0
-    # A request record without a result.
+    # A request record behind all that was answered or sealed: nobody had its turn yet.
+    open: int = 0
+    # A request record without a result, though the lane went on behind it.
     lost: int = 0
     # An offset with a second result, or a second event.
     doubled: int = 0
@@ -94,7 +96,7 @@ class Counted:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-_FIRST = ("requests", "answered", "attested")
+_FIRST = ("requests", "answered", "attested", "open")
 FAULTS = tuple(f.name for f in fields(Counted) if f.name not in _FIRST)
 
 
@@ -141,6 +143,7 @@ class PartitionHistory:
     _control_offset: int = 0
     _gaps: set[int] = field(default_factory=set)
     _asked: set[int] = field(default_factory=set)
+    _declared: set[int] = field(default_factory=set)
     _ran: set[bytes] = field(default_factory=set)
 
     # -- results ----------------------------------------------------------------
@@ -248,7 +251,6 @@ class PartitionHistory:
         counted, offset = self.counted, record.offset
         counted.requests += 1
         answer, event = self.answers.get(offset), self.events.get(offset)
-        counted.lost += answer is None
         counted.wrongly_attested += offset in self._gaps
         self._asked.add(offset)
         expected = None if self.expected is None else self.expected(record)
@@ -266,6 +268,7 @@ class PartitionHistory:
         for offset in offsets:
             self.answers.pop(offset, None)
         self._gaps |= offsets - self.events.keys()
+        self._declared |= offsets
 
     def end(self, *, until: int | None = None) -> Counted:
         """Compare what only the whole tells; give the counters.
@@ -276,6 +279,12 @@ class PartitionHistory:
         """
         counted, answers, events = self.counted, self.answers, self.events
         counted.answered += len(answers)
+        passed = max(self.covered, max(answers, default=-1) + 1)
+        if until is not None:
+            passed = min(passed, until)
+        unanswered = self._asked - answers.keys() - self._declared
+        counted.lost += sum(offset < passed for offset in unanswered)
+        counted.open += sum(offset >= passed for offset in unanswered)
         if until is not None:
             answers = {o: a for o, a in answers.items() if o < until}
             events = {o: e for o, e in events.items() if o < until}

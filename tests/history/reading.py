@@ -1,20 +1,43 @@
-"""Reads a deployment's topics to their ends and has them counted."""
+"""Reads a deployment's topics to their ends and has them counted.
+
+``assert_sound`` is how every test that ran an executor ends: `tests.deployment` calls
+it; tests that start theirs as an operator does call ``assert_sound_at``.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from stream_executor.kafka.reader import PartitionReader
+from stream_executor.kafka.topics import TopicNames
 from tests.history.counting import Counted, Outcome, PartitionHistory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
+    from stream_executor.kafka.connection import KafkaConnection
     from stream_executor.model.record import Record
     from stream_executor.model.result import ExecutionResult
-    from tests.deployment import TestDeployment
+
+
+class Logs(Protocol):
+    """Where a deployment's topics are."""
+
+    @property
+    def connection(self) -> KafkaConnection:
+        """The brokers, for somebody who may read the three topics."""
+
+    @property
+    def topics(self) -> TopicNames:
+        """Their names."""
+
+
+class _LogsAt(NamedTuple):
+    connection: KafkaConnection
+    topics: TopicNames
 
 
 @dataclass
@@ -28,8 +51,31 @@ class History(Counted):
     codes: Counter[str] = field(default_factory=Counter)
 
 
+async def assert_sound(made: Logs, damaged: Mapping[str, str] | None = None) -> None:
+    """Read the history and find no fault in it but those that the test itself made.
+
+    What nobody answered yet is no fault: whether it should be, the test knows.
+
+    Args:
+        made: the deployment; best when its executors have stopped.
+        damaged: counters that must not be zero, each with what the test did to the log.
+
+    Raises:
+        AssertionError: other counters than those are not zero.
+    """
+    history, damaged = await read_history(made, keep=False), damaged or {}
+    if history.faults.keys() != damaged.keys():
+        raise AssertionError(f"the history has {history.faults}, not {dict(damaged)}")
+
+
+def assert_sound_at(connection: KafkaConnection, prefix: str = "wasm.") -> None:
+    """``assert_sound`` for what no test deployment began: topics by their prefix."""
+    names = {name: f"{prefix}{name}" for name in TopicNames.__struct_fields__}
+    asyncio.run(assert_sound(_LogsAt(connection, TopicNames(**names))))
+
+
 async def read_history(
-    made: TestDeployment,
+    made: Logs,
     expected: Callable[[Record], Outcome | None] | None = None,
     *,
     keep: bool = True,
@@ -45,7 +91,7 @@ async def read_history(
     """
     history = History()
     async with PartitionReader(made.connection) as reader:
-        for partition in range(made.partitions):
+        for partition in range(await reader.partition_count(made.topics.requests)):
             one = PartitionHistory(partition, expected, tolerated)
             await _read_partition(made, reader, one, history.results if keep else None)
             history.add(one.counted)
@@ -54,7 +100,7 @@ async def read_history(
 
 
 async def _read_partition(
-    made: TestDeployment,
+    made: Logs,
     reader: PartitionReader,
     one: PartitionHistory,
     results: dict[tuple[int, int], ExecutionResult] | None,

@@ -151,7 +151,6 @@ async def test_hostile_modules_end_in_their_codes_and_the_service_goes_on(
         offsets = await append(made, [*values, add(2)])
         history = await answered(made, offsets[-1])
 
-        assert history.faults == {}  # one result and one event each, saying the same
         found = {
             name: history.results[0, offset].code
             for name, offset in zip(ATTACKS, offsets, strict=False)

@@ -163,7 +163,6 @@ async def answered(made: TestDeployment, number: int) -> History:
         return history.answered == number
 
     await until(all_are, f"{number} answers")
-    assert history.faults == {}
     return history
 
 

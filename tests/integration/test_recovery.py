@@ -55,6 +55,25 @@ HOPELESS = {GONE: "init --previous-log 7=", MOVED: "set KAFKA_BOOTSTRAP_SERVERS"
 FOUND = {GONE: {"genesis_missing", "result_unexpected"}, MOVED: {"genesis_mismatch"}}
 LOST = {lane: [{"start": 1, "end": 2}] for lane in (REMOVED, TAIL, TWICE)}
 SKIPPED = {TORN: 1, BROKEN: 1, STRAY: 5, TWICE: 1}
+# What a reader who knows of no order must count.
+COUNTED = {
+    "doubled": "STRAY holds another lane's events too",
+    "reordered": "STRAY: the same",
+    "altered": "STRAY: those events name other results",
+    "terms_reused": "STRAY: they are of another owner",
+    "chain_breaks": "TORN, TWICE, BROKEN and STRAY hold leaves that were skipped",
+    "torn": "BROKEN and STRAY hold seals that were skipped",
+    "phantom": "REMOVED and TWICE: a request was removed after its answer",
+    "unaudited": "TAIL, GONE and MOVED have lost the event of a result",
+    "unattested": "REMOVED, TWICE and TAIL were ordered to pass over an offset",
+}
+ANEW = {
+    "doubled": "offset 0 of the new requests topic is another request",
+    "reordered": "the same",
+    "lost": "a request was not answered before its lane's log was gone",
+    "unaudited": "the events of the first audit topic are gone",
+    "unattested": "the same",
+}
 
 
 def sum_of(number: int) -> bytes:
@@ -275,7 +294,7 @@ async def shown_to_everybody(made: TestDeployment, executor: Executor) -> None:
 async def test_damaged_lanes_halt_and_go_on_by_the_operators_order(
     kafka_bootstrap: str, tmp_path: Path
 ) -> None:
-    async with deployment(kafka_bootstrap, tmp_path, 10) as made:
+    async with deployment(kafka_bootstrap, tmp_path, 10, damaged=COUNTED) as made:
         await answer_one_each(made)
         await harm_each_lane(made)
 
@@ -317,7 +336,10 @@ async def test_damaged_lanes_halt_and_go_on_by_the_operators_order(
 async def test_a_changed_secret_and_topics_made_anew(
     kafka_bootstrap: str, tmp_path: Path
 ) -> None:
-    async with deployment(kafka_bootstrap, tmp_path, 2) as made, harming(made) as harm:
+    async with (
+        deployment(kafka_bootstrap, tmp_path, 2, damaged=ANEW) as made,
+        harming(made) as harm,
+    ):
         await answer_one_each(made)
 
         # Another secret: nothing is lost, and no order can help.

@@ -82,7 +82,6 @@ async def answered(made: TestDeployment, places: set[tuple[int, int]]) -> Histor
     async with asyncio.timeout(90):
         while not places <= (history := await read_history(made)).results.keys():  # noqa: ASYNC110
             await asyncio.sleep(0.3)
-    assert history.faults == {}
     return history
 
 

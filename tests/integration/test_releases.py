@@ -87,7 +87,7 @@ async def test_lanes_go_from_release_to_release_and_back(
                 await answered(made, total - EACH // 2)
                 executor.kill()
             else:
-                assert (await all_answered(made)).lost == 0
+                await all_answered(made)
                 assert await executor.stop() == 0
         history = await all_answered(made)
 

@@ -55,7 +55,6 @@ async def settled(made: TestDeployment, offset: int) -> History:
     async with asyncio.timeout(60):
         while (0, offset) not in (history := await read_history(made)).results:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
-    assert history.faults == {}
     return history
 
 

@@ -187,7 +187,7 @@ async def _run(given: argparse.Namespace, arena: Arena, names: list[str]) -> int
     _publish(given, arena, load, history, code)
     if code:
         print(out, err)
-    return 1 if history.faults or code else 0
+    return 1 if history.faults or history.open or code else 0
 
 
 def _calm(arena: Arena) -> None:
@@ -215,9 +215,9 @@ async def _settled(arena: Arena) -> History:
         history = await read_history(
             arena.made, expected, keep=False, tolerated=TOLERATED
         )
-        if not history.lost or time.monotonic() > until:
+        if not history.open or time.monotonic() > until:
             return history
-        print(f"{history.lost:,} not answered yet", flush=True)
+        print(f"{history.open:,} not answered yet", flush=True)
         await asyncio.sleep(5)
 
 
@@ -236,6 +236,7 @@ def _publish(
         "faults struck": len(arena.struck),
         "requests": history.requests,
         "answered": history.answered,
+        "not answered": history.open,
         "attested offsets": history.attested,
         "seconds": round(busy),
         "answers a second": round(history.answered / busy),
@@ -251,7 +252,7 @@ def _publish(
     title = (
         f"{history.answered:,} answers on {given.brokers} broker(s), "
         f"{len(arena.struck)} faults, seed {given.seed}: "
-        f"{sum(history.faults.values())} broken promises"
+        f"{sum(history.faults.values()) + history.open} broken promises"
     )
     report.write(
         given.results, name, document, report.plot(title, samples, arena.struck)

@@ -55,8 +55,13 @@ async def submit(made: TestDeployment) -> None:
 async def test_a_deployments_log_is_verified_replayed_and_tampered_with(
     kafka_bootstrap: str, tmp_path: Path
 ) -> None:
+    damaged = {
+        "doubled": "a result is appended again",
+        "reordered": "so it stands behind later ones",
+        "chain_breaks": "garbage is appended to the audit log",
+    }
     async with (
-        deployment(kafka_bootstrap, tmp_path, 1) as made,
+        deployment(kafka_bootstrap, tmp_path, 1, damaged=damaged) as made,
         PartitionReader(made.connection) as reader,
         GapProver(made.connection) as prover,
         Appender(made.connection) as appender,

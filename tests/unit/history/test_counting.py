@@ -189,6 +189,16 @@ def test_a_good_history_counts_nothing(good: Logs) -> None:
     assert {RequestExecuted, RequestRefused, Seal} <= kinds
 
 
+def test_what_lies_behind_the_last_seal_is_open_and_not_lost(good: Logs) -> None:
+    last = good.requests[-1]
+    two = [
+        msgspec.structs.replace(last, offset=last.offset + n, headers=[])
+        for n in (1, 2)
+    ]
+    found = counted(replace(good, requests=[*good.requests, *two]))
+    assert (found.open, found.faults) == (2, {})
+
+
 @pytest.mark.parametrize("name", DOCTORED)
 def test_a_defect_raises_its_counter(good: Logs, name: str) -> None:
     assert counted(DOCTORED[name](good)).faults.get(name, 0) >= 1
