@@ -111,6 +111,15 @@ def parse_batches(data: bytes) -> list[BatchHeader]:
     return headers
 
 
+def fingerprint(data: bytes, header: BatchHeader) -> tuple[int, int, bytes]:
+    """Give what tells a batch from any other that could lie at its offsets.
+
+    Its first and last offset and its CRC, which covers the time of its append.
+    """
+    crc = data[header.start + CRC_END - 4 : header.start + CRC_END]
+    return header.base_offset, header.last_offset, crc
+
+
 def _parse_batch(data: bytes, position: int) -> BatchHeader | None:
     """Parse the batch at a position; None if its end is missing."""
     length = int.from_bytes(data[position + 8 : position + LENGTH_END], signed=True)

@@ -6,6 +6,11 @@ nothing is reset. A position moves over markers and aborted records. Bytes are h
 here: every offset comes out as a record or as a ``DamagedRecord``, and a failure
 belongs to its partition and stops no other.
 
+What answers after a broken connection or another leader's election may hold another
+log: one that lost its tail, or another cluster's. So the newest batch is fetched once
+more and must be the same before anything behind it counts (Kafka's own consumers ask
+for the leader's epoch, KIP-320).
+
 Not here: what a record means, and which gaps are proven (``gaps``).
 """
 
@@ -21,9 +26,10 @@ from aiokafka import errors as kafka_errors
 from aiokafka.protocol.fetch import FetchRequest
 
 from stream_executor.kafka.backlog import OPEN_BYTES, Backlog
-from stream_executor.kafka.batches import parse_batches
+from stream_executor.kafka.batches import fingerprint, parse_batches
 from stream_executor.kafka.client import READ_COMMITTED, BrokerClient, read_partition
 from stream_executor.kafka.failures import classify
+from stream_executor.kafka.internals import connection_to
 from stream_executor.model.errors import (
     ExecutorError,
     MalformedError,
@@ -75,8 +81,11 @@ class _Partition:
     """One assigned partition; replaced as a whole whenever it is sought."""
 
     backlog: Backlog
-    fetch_from: int  # next offset to ask for
+    fetch_from: int  # next offset that has not come
     paused: bool = False
+    over: object | None = None  # the connection that we asked over last
+    newest: tuple[int, int, bytes] | None = None  # fingerprint of the newest batch
+    doubted: bool = False  # whether another log may lie there now
     asking: bool = False
     failure: ExecutorError | None = None
     told: bool = False  # whether the failure has been handed out
@@ -92,6 +101,13 @@ class _Partition:
     def failed(self) -> bool:
         """Whether a failure, and all that came before it, is to be told now."""
         return self.failure is not None and not self.told and not self.backlog
+
+    @property
+    def ask_from(self) -> int:
+        """The offset to ask for: in doubt, that of the newest batch once more."""
+        if self.doubted and self.newest is not None:
+            return self.newest[0]
+        return self.fetch_from
 
 
 class TopicFetcher:
@@ -339,33 +355,15 @@ class TopicFetcher:
 
     async def _ask(self, node: int, partitions: dict[int, _Partition]) -> None:
         """Send one fetch and take in its answer."""
-        options = self._options
-        order = list(partitions)
-        # A broker that reaches the answer's limit leaves out what comes last.
-        shift = self._turn % len(order)
-        request = FetchRequest(
-            options.max_wait_ms,
-            options.min_bytes,
-            options.max_answer_bytes,
-            READ_COMMITTED,
-            [
-                (
-                    self._topic,
-                    [
-                        (
-                            partition,
-                            partitions[partition].fetch_from,
-                            options.max_partition_bytes,
-                        )
-                        for partition in order[shift:] + order[:shift]
-                    ],
-                )
-            ],
-        )
         for slot in partitions.values():
             slot.asking = True
         try:
-            response = await self._client.raw.send(node, request)
+            await self._client.raw.ready(node)
+            connection = connection_to(self._client.raw, node)
+            for slot in partitions.values():
+                slot.doubted |= slot.over not in {None, connection}
+                slot.over = connection
+            response = await self._client.raw.send(node, self._request(partitions))
             received = [
                 self._receive(partitions, response.API_VERSION, part)
                 for _, parts in response.topics
@@ -383,6 +381,31 @@ class TopicFetcher:
             self._busy.discard(node)
             self._changed.set()
 
+    def _request(self, partitions: dict[int, _Partition]) -> FetchRequest:
+        options = self._options
+        order = list(partitions)
+        # A broker that reaches the answer's limit leaves out what comes last.
+        shift = self._turn % len(order)
+        return FetchRequest(
+            options.max_wait_ms,
+            options.min_bytes,
+            options.max_answer_bytes,
+            READ_COMMITTED,
+            [
+                (
+                    self._topic,
+                    [
+                        (
+                            partition,
+                            partitions[partition].ask_from,
+                            options.max_partition_bytes,
+                        )
+                        for partition in order[shift:] + order[:shift]
+                    ],
+                )
+            ],
+        )
+
     def _receive(
         self, partitions: dict[int, _Partition], version: int, part: tuple[Any, ...]
     ) -> bool:
@@ -396,6 +419,7 @@ class TopicFetcher:
                 self._gone(partition, slot)
                 return True
             if error.retriable:
+                slot.doubted = True
                 self._client.raw.force_metadata_update()
             else:
                 slot.failure = classify(error, where, UnavailableError)
@@ -409,8 +433,17 @@ class TopicFetcher:
             slot.failure = MalformedError(f"{where}: {error}")
             self._arrived.set()
             return True
+        if slot.doubted:
+            if not headers or fingerprint(fetched.data, headers[0]) != slot.newest:
+                slot.failure = UnavailableError(
+                    f"{where}: what was fetched before is not known to be there still"
+                )
+                self._arrived.set()
+                return True
+            slot.doubted = False
         if not headers or headers[-1].last_offset < slot.fetch_from:
             return True
+        slot.newest = fingerprint(fetched.data, headers[-1])
         slot.backlog.add(fetched.data, headers, fetched.aborted)
         slot.fetch_from = headers[-1].last_offset + 1
         self._arrived.set()

@@ -1,10 +1,10 @@
 """Everything that we touch behind aiokafka's public names, in one place.
 
-aiokafka 0.14 keeps four things to itself that the design needs: how long it sleeps
+aiokafka 0.14 keeps five things to itself that the design needs: how long it sleeps
 while the last transaction's markers are written, the moment at which a transactional
-request left us in doubt, a way to drop a producer without finishing its work, and what
-a broker answers to a token. ``probe`` refuses to start when a newer release has moved
-one of them.
+request left us in doubt, a way to drop a producer without finishing its work, which
+connection it uses, and what a broker answers to a token. ``probe`` refuses to start
+when a newer release has moved one of them.
 
 Not here: when to use them (``writer`` decides).
 """
@@ -72,6 +72,15 @@ def probe() -> None:
             "the installed aiokafka is not built as 0.14 is: expected BACKOFF_OVERRIDE "
             "in its sender and AIOKafkaClient.send; install aiokafka>=0.14,<0.15"
         )
+
+
+def connection_to(client: AIOKafkaClient, node: int) -> object | None:
+    """Give the connection that fetches from a node go over; another after each break.
+
+    aiokafka connects anew without a word. None if there is none now.
+    """
+    connections: dict[Any, object] = client._conns  # noqa: SLF001
+    return connections.get((node, ConnectionGroup.DEFAULT))
 
 
 def shorten_marker_wait(seconds: float) -> None:

@@ -259,4 +259,10 @@ SABOTAGES = (
         "(topic, partition, _LATEST, READ_COMMITTED)\n",
         "tests/integration/kafka/test_log_contract.py",
     ),
+    _one(
+        "what answers anew is believed", "kafka/intake.py",
+        "                slot.doubted |= slot.over not in {None, connection}\n",
+        "                pass\n",
+        "tests/faults/test_another_log.py",
+    ),
 )  # fmt: skip

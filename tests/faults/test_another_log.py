@@ -1,0 +1,83 @@
+"""Behind a broken connection may lie another log; the fetch of requests looks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiokafka.admin import AIOKafkaAdminClient
+
+from stream_executor.kafka.appender import Appender
+from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.model.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from stream_executor.kafka.connection import KafkaConnection
+    from stream_executor.model.errors import ExecutorError
+    from tests.faults.proxy import FaultProxy
+    from tests.integration.kafka.conftest import MakeTopic
+
+
+async def write(plain: KafkaConnection, topic: str, *values: bytes) -> None:
+    async with Appender(plain) as appender:
+        for value in values:
+            await appender.append(topic, 0, value)
+
+
+async def take(fetcher: RequestFetcher) -> list[bytes | None] | ExecutorError:
+    """Give what comes next: values, or a failure."""
+    async with asyncio.timeout(20):
+        while True:
+            if records := await fetcher.getmany(10, 100):
+                return [record.value for record in records[0]]
+            if failures := fetcher.take_failures():
+                return failures[0]
+
+
+async def test_another_log_is_not_taken_for_the_one_before(
+    proxy: FaultProxy,
+    plain: KafkaConnection,
+    connection: KafkaConnection,
+    make_topic: MakeTopic,
+) -> None:
+    """The same after a mere cut; not so after the topic was made anew meanwhile."""
+    topic = await make_topic("requests")
+    await write(plain, topic, b"0", b"1")
+    admin = AIOKafkaAdminClient(bootstrap_servers=plain.bootstrap_servers)
+    await admin.start()
+    async with RequestFetcher(connection, topic) as fetcher:
+        fetcher.assign({0: 0})
+        assert await take(fetcher) == [b"0", b"1"]
+        proxy.cut_all()
+        await write(plain, topic, b"2")
+        assert await take(fetcher) == [b"2"]
+
+        fetcher.pause([0])
+        await asyncio.sleep(0.3)  # the fetch that is under way ends
+        proxy.cut_all()
+        await admin.delete_topics([topic])
+        while (await admin.describe_topics([topic]))[0]["error_code"] == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await make_topic("requests")
+        await write(plain, topic, b"a", b"b", b"c", b"d")
+        fetcher.resume([0])
+        assert isinstance(await take(fetcher), UnavailableError)
+    await admin.close()
+
+
+async def test_where_nothing_was_fetched_yet_nobody_can_tell(
+    proxy: FaultProxy,
+    plain: KafkaConnection,
+    connection: KafkaConnection,
+    make_topic: MakeTopic,
+) -> None:
+    topic = await make_topic("requests")
+    await write(plain, topic, b"0", b"1")
+    async with RequestFetcher(connection, topic) as fetcher:
+        fetcher.assign({0: 2})
+        assert await fetcher.getmany(1, 300) == {}
+        proxy.cut_all()
+        assert isinstance(await take(fetcher), UnavailableError)
+        fetcher.assign({0: 2})
+        await write(plain, topic, b"2")
+        assert await take(fetcher) == [b"2"]

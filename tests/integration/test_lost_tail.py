@@ -1,0 +1,130 @@
+"""A broker that lost the tail of requests: the lane halts, and goes on by order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stream_executor.embedded import EmbeddedKafka
+from stream_executor.kafka.appender import Appender
+from stream_executor.kafka.batches import parse_batches
+from tests.deployment import ADD, Executor, TestDeployment, deployment
+from tests.integration.test_recovery import (
+    diagnosed,
+    lanes,
+    resume,
+    states,
+    sum_of,
+    verified,
+)
+from tests.integration.test_secrecy import tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SOUND, CUT, REFILLED = range(3)
+BOTH = (CUT, REFILLED)
+ASKED, LEFT = 3, 1  # requests of each lane, and what is left of them
+AGAIN = {
+    "doubled": "CUT and REFILLED: another request took an answered one's offset",
+    "reordered": "the same",
+    "phantom": "CUT: nothing took the place of its last answered request",
+}
+
+
+def cut(data: Path, topic: str, partition: int, end: int) -> None:
+    """Take a stopped broker's records from an offset on, as unclean elections do."""
+    folder = data / "kafka" / f"{topic}-{partition}"
+    (log,) = folder.glob("*.log")
+    content = log.read_bytes()
+    kept = [one for one in parse_batches(content) if one.last_offset < end]
+    log.write_bytes(content[: kept[-1].end])
+    for derived in (*folder.glob("*index"), *folder.glob("*.snapshot")):
+        derived.unlink()  # Kafka makes them again
+
+
+@contextmanager
+def frozen(executor: Executor) -> Iterator[None]:
+    """Stop a whole executor for a while: it sees nothing of what happens."""
+    family = list(tree(executor.process.pid))
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    for pid in reversed(family):
+        os.kill(pid, signal.SIGCONT)
+
+
+async def ask_all(made: TestDeployment, count: int) -> None:
+    """Have each lane answer so many requests."""
+    async with Appender(made.connection) as appender:
+        for partition in range(made.partitions):
+            for number in range(count):
+                offset = await made.ask(appender, partition, sum_of(number))
+                await made.result(partition, offset)
+
+
+async def shown(made: TestDeployment, executor: Executor) -> None:
+    """Everybody is told what happened and what to do; the other lane works."""
+    await states(executor, {SOUND: "running"} | dict.fromkeys(BOTH, "halted"))
+    found = await diagnosed(made)
+    code, text = await asyncio.to_thread(executor.http, "/ready")
+    assert code == 200
+    disabled = {one["partition"]: one for one in json.loads(text)["disabled_lanes"]}
+    address = f"http://127.0.0.1:{executor.port}"
+    _, out, _ = await made.command("lane", "list", "--json", "--http", address)
+    listed = {one["partition"]: one for one in map(json.loads, out.splitlines())}
+    of_status = await lanes(executor)
+    assert found[SOUND]["damage"] is None
+    assert set(disabled) == set(BOTH)
+    for lane in BOTH:
+        assert found[lane]["damage"] == "requests_replaced"
+        assert f"`wasm-executor lane resume {lane}`" in found[lane]["remedy"]
+        for where in (disabled, listed, of_status):
+            assert found[lane]["finding"] in where[lane]["reason"]
+            assert found[lane]["remedy"] in where[lane]["reason"]
+    async with Appender(made.connection) as appender:
+        offset = await made.ask(appender, SOUND, sum_of(9))
+    assert (await made.result(SOUND, offset)).status == "SUCCEEDED"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_requests_that_a_broker_lost_halt_their_lanes(tmp_path: Path) -> None:
+    """One log ends early; the other was filled again before anybody looked."""
+    data = tmp_path / "kafka"
+    with EmbeddedKafka(data) as kafka:
+        async with deployment(kafka.bootstrap, tmp_path, 3, damaged=AGAIN) as made:
+            await made.publish("add@1", ADD)
+            executor = made.start(WASM_EXECUTOR_INSTANCE_ID="one")
+            await executor.ready()
+            await ask_all(made, ASKED)
+            with frozen(executor):
+                await asyncio.to_thread(kafka.stop)
+                for lane in BOTH:
+                    cut(data, made.topics.requests, lane, LEFT)
+                await asyncio.to_thread(kafka.start)
+                async with Appender(made.connection) as appender:
+                    for number in range(10, 10 + ASKED):
+                        await made.ask(appender, REFILLED, sum_of(number))
+            await shown(made, executor)
+            executor.kill()
+            executor = made.start(WASM_EXECUTOR_INSTANCE_ID="one")
+            await executor.ready()
+            await shown(made, executor)
+
+            for lane in BOTH:
+                code, err = await resume(made, lane)
+                assert code == 0, err
+            await states(executor, dict.fromkeys(range(3), "running"))
+            await ask_all(made, 1)
+            assert await executor.stop() == 0
+            found = await verified(made)
+            for part in found.values():
+                assert (part["findings"], part["lost"], part["foreign"]) == ([], [], [])
