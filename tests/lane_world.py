@@ -165,6 +165,9 @@ class MemoryWorld:
             digests.policy_s256, digests.keys_s256,
         )  # fmt: skip
 
+    async def hold_cluster(self) -> None:
+        """There is but one."""
+
     def identity(
         self, partition: int, log_id: bytes, term: int, max_result_bytes: int
     ) -> LaneIdentity:

@@ -193,6 +193,20 @@ class BrokerClient:
         """
         return await self.offset(topic, partition, _LATEST, READ_UNCOMMITTED)
 
+    async def cluster_id(self) -> str:
+        """Id of the cluster that answers now.
+
+        Raises:
+            UnavailableError: no broker answered.
+        """
+        with classified("ask for the cluster's id", UnavailableError):
+            async with asyncio.timeout(self._connection.request_timeout_s):
+                response = await self.raw.send(
+                    self.raw.get_random_node(), MetadataRequest([]), group=_QUESTIONS
+                )
+                found: str = response.cluster_id
+                return found
+
     async def partition_count(self, topic: str) -> int:
         """Number of partitions of a topic, asked afresh.
 

@@ -104,6 +104,10 @@ class PartitionReader:
         )
         return None if offset < 0 else offset
 
+    async def cluster_id(self) -> str:
+        """Id of the cluster that answers now; errors as ``end_offset``."""
+        return await self._client.cluster_id()
+
     async def partition_count(self, topic: str) -> int:
         """Number of partitions of a topic; errors as ``end_offset``."""
         return await self._client.partition_count(topic)

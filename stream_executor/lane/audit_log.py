@@ -264,8 +264,13 @@ async def no_genesis(reader: LogReader, expected: Expected, end: int) -> Damaged
     """Say which log results name, if any, and how another one is begun after it."""
     topic, partition = expected.results_topic, expected.partition
     named = await log_of_results(reader, expected)
-    finding = "has no genesis: nobody ran `wasm-executor init` yet"
-    remedy = "`wasm-executor init`"
+    finding = (
+        "has no genesis: `wasm-executor init` never ran, or another cluster answers"
+    )
+    remedy = (
+        "`wasm-executor init` if it never did; else set KAFKA_BOOTSTRAP_SERVERS to the "
+        "cluster where it was written"
+    )
     if named is not None:
         finding = (
             f"has no genesis, but {topic}-{partition} names log {named.hex()}: the "

@@ -264,12 +264,17 @@ class Lane:
         world = self._world
         self._become_acquiring()
         writer = self._writer = world.writer(self.partition, self._batch_bytes)
+        await world.hold_cluster()
         await writer.fence()  # 1
         await world.basis.confirm_view()
         expected = world.expected(self.partition)
         window = ReplayWindow(world.replay_budget, expected.horizon_ms)
         self._replay = window  # from here on its memory is this lane's to give back
-        recovered = await recover(world.reader(), expected, window)  # 2
+        try:
+            recovered = await recover(world.reader(), expected, window)  # 2
+        except (IntegrityError, MalformedError):
+            await world.hold_cluster()  # what does not fit may be another's
+            raise
         context = world.basis.context()
         if context.digests.control_offset < recovered.head.control_offset:
             await world.basis.confirm_view()  # the seal may be younger than our look

@@ -149,6 +149,14 @@ class LaneWorld(Protocol):
         """Memory for spent tokens, shared by all lanes."""
         ...
 
+    async def hold_cluster(self) -> None:
+        """Return if the worker's own cluster answers still; ask before each fence.
+
+        Raises:
+            BrokerRefusedError: another does.
+            UnavailableError: none does.
+        """
+
     def expected(self, partition: int) -> Expected:
         """Give what the log of a partition must be."""
         ...

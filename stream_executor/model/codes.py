@@ -224,7 +224,9 @@ CODES: dict[Code, CodeEntry] = {
     Code.QUARANTINED: CodeEntry(
         Status.QUARANTINED,
         "Workers died repeatedly while this request was in flight.",
-        "Read `wasm-executor request show`; it will not be tried again.",
+        "Read `wasm-executor request show`: it will not be tried again. Run its module "
+        "by itself (`wasm-executor invoke`); revoke what is hostile (`wasm-executor "
+        "module revoke`), mend the rest and submit anew.",
     ),
     Code.INTERNAL: CodeEntry(
         Status.FAILED,

@@ -86,7 +86,8 @@ class BrokerRefusedError(ExecutorError):
     """The broker will refuse the same request until somebody mends something there.
 
     Attributes:
-        reason: ``too_large``, ``not_authorised``, ``unknown_topic`` or ``other``.
+        reason: ``too_large``, ``not_authorised``, ``unknown_topic``,
+            ``other_cluster`` or ``other``.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -104,4 +105,5 @@ _OF_REASON = {
     "too_large": Condition.TOPIC_SETTINGS,
     "not_authorised": Condition.RIGHTS_MISSING,
     "unknown_topic": Condition.TOPIC_MISSING,
+    "other_cluster": Condition.OTHER_CLUSTER,
 }

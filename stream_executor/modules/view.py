@@ -350,7 +350,8 @@ class ControlView:
     def _refuse_other_operator(self, record: ControlRecord) -> NoReturn:
         message = (
             f"the control topic was begun by operator key {record.signer.hex()}, "
-            f"the settings name {self.operator_key.hex()}"
+            f"the settings name {self.operator_key.hex()}: the topic is another "
+            "deployment's, or another cluster answers"
         )
         raise IntegrityError(message)
 

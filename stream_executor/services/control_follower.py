@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from stream_executor.kafka.reader import PartitionReader
     from stream_executor.modules.view import ControlView
+    from stream_executor.services.home_cluster import HomeCluster
 
 CONFIRM_DEADLINE_S = 5.0
 STALE_AFTER_S = 10.0
@@ -37,6 +38,7 @@ class ControlFollower:
     Args:
         view: what grows.
         topic: the control topic.
+        home: the cluster that it must be of.
         follow: a reader of its own: following occupies its connection.
         query: a reader for end offsets.
         changed: called after records were applied.
@@ -46,12 +48,14 @@ class ControlFollower:
         self,
         view: ControlView,
         topic: str,
+        home: HomeCluster,
         follow: PartitionReader,
         query: PartitionReader,
         changed: Callable[[], None],
     ) -> None:
         self.view = view
         self._topic = topic
+        self._home = home
         self._follow = follow
         self._query = query
         self._changed = changed
@@ -82,6 +86,7 @@ class ControlFollower:
                     await self._query.begin_offset(self._topic, _PARTITION),
                 )
                 async for records in self._follow.read(self._topic, _PARTITION, start):
+                    await self._home.hold()
                     for record in records:
                         self.view.apply(record.offset, record.timestamp, record.value)
                     if records:
@@ -93,15 +98,24 @@ class ControlFollower:
                     async with self._moved:
                         self._moved.notify_all()
             except (TransientError, BrokerRefusedError) as error:
-                if not error.retryable:
+                if not (error.retryable or await self._elsewhere()):
                     raise
                 await asyncio.sleep(_RETRY_S)
             except IntegrityError as error:
                 message = (
-                    f"{error}; set WASM_EXECUTOR_OPERATOR_PUBLIC_KEY to the key that "
-                    "`wasm-executor init` printed for this deployment"
+                    f"{error}; set KAFKA_BOOTSTRAP_SERVERS and "
+                    "WASM_EXECUTOR_OPERATOR_PUBLIC_KEY to what `wasm-executor init` "
+                    "printed for this deployment"
                 )
                 raise ConfigError(message) from error
+
+    async def _elsewhere(self) -> bool:
+        """Say whether another cluster answers, or none: what it says is not ours."""
+        try:
+            await self._home.hold()
+        except (TransientError, BrokerRefusedError):
+            return True
+        return False
 
     async def _confirm_if_due(self) -> None:
         """Look at the topic's end now and then: busy writers leave no idle poll.
@@ -139,6 +153,7 @@ class ControlFollower:
     async def _confirm(self) -> None:
         try:
             async with asyncio.timeout(CONFIRM_DEADLINE_S):
+                await self._home.hold()
                 end = await self._query.end_offset(self._topic, _PARTITION)
                 # A marker at the end is no record that the view could pass; but of
                 # two idle long polls from here on, the second began after now.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stream_executor.sandbox.pool import SandboxPool
     from stream_executor.services.decision_basis import DecisionBasis
     from stream_executor.services.fetching import FetchLoop
+    from stream_executor.services.home_cluster import HomeCluster
     from stream_executor.services.lane_news import LaneNews
     from stream_executor.services.module_supply import ModuleSupply
     from stream_executor.services.worker_settings import WorkerOrders, WorkerSettings
@@ -42,12 +43,12 @@ class LaneHost:
     Args:
         orders: who the worker is.
         connection: the brokers.
+        home: the worker's cluster.
         reader: reads the lanes' logs.
         sandbox, basis, modules, fetching, news: the worker's, for every lane.
 
     Attributes:
         prover: to be started and closed with the worker.
-        cluster_id: of the brokers; empty until the worker has connected.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class LaneHost:
         orders: WorkerOrders,
         connection: KafkaConnection,
         *,
+        home: HomeCluster,
         reader: PartitionReader,
         sandbox: SandboxPool,
         basis: DecisionBasis,
@@ -70,19 +72,23 @@ class LaneHost:
         self.prover = GapProver(connection)
         self.sandbox = sandbox
         self.basis, self.modules, self.news = basis, modules, news
-        self.cluster_id = ""
+        self._home = home
         self._orders = orders
         self._connection = connection
         self._reader = reader
         self._fetching = fetching
+
+    async def hold_cluster(self) -> None:
+        """Ask whether this worker's cluster answers still."""
+        await self._home.hold()
 
     def expected(self, partition: int) -> Expected:
         """Give what the log of this partition must be."""
         settings = self._orders.settings
         return Expected(
             settings.topics.requests, settings.topics.results, settings.topics.audit,
-            partition, self.cluster_id, settings.operator_public_key, self._believe,
-            settings.secrets.deployment_secret, self.basis.horizon_ms,
+            partition, self._home.cluster_id, settings.operator_public_key,
+            self._believe, settings.secrets.deployment_secret, self.basis.horizon_ms,
             self.basis.view.resumes, self._orders.identity.incarnation,
         )  # fmt: skip
 

@@ -8,11 +8,12 @@ whatever is said here. Not here: what a lane does (``lane``), and how records co
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stream_executor.kafka.membership import GroupMembership, MembershipOptions
 from stream_executor.lane.lane import Lane
-from stream_executor.model.errors import BrokerRefusedError
+from stream_executor.model.errors import BrokerRefusedError, TransientError
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -102,7 +103,7 @@ class OwnedLanes:
     async def _assigned(self, partitions: set[int]) -> None:
         """Keep retained lanes as they are, give up lost ones, acquire new ones."""
         self._around.note("group", None)
-        if self._draining:
+        if self._draining or await self._elsewhere():
             return
         lost = [p for p in self._lanes if p not in partitions]
         released = [self._lanes.pop(p) for p in lost]
@@ -119,6 +120,18 @@ class OwnedLanes:
                 self._lanes[partition].start()
             else:
                 lane.reassigned()
+
+    async def _elsewhere(self) -> bool:
+        """Say whether this is another cluster's group, which gives and takes no lane.
+
+        Back at the first one we are not known any more, and join anew.
+        """
+        with suppress(TransientError):
+            try:
+                await self._world.hold_cluster()
+            except BrokerRefusedError:
+                return True
+        return False
 
     def keep_positions(self, now_s: float) -> None:
         """Tell the group now and then how far each lane has answered, for lag tools."""

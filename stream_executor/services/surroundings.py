@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stream_executor.kafka.connection import KafkaConnection
     from stream_executor.kafka.topics import TopicNames
     from stream_executor.lane.lane import Lane
+    from stream_executor.services.home_cluster import HomeCluster
 
 LOOK_EVERY_S = 10.0
 _LOOK_AGAIN_S = 2.0
@@ -39,6 +40,7 @@ class Surroundings:
 
     Args:
         connection, topics: the brokers, and what the six topics are called.
+        home: the cluster that they must be of.
         replaced: called with a topic's name when another has taken its place.
     """
 
@@ -46,12 +48,14 @@ class Surroundings:
         self,
         connection: KafkaConnection,
         topics: TopicNames,
+        home: HomeCluster,
         replaced: Callable[[str], None],
     ) -> None:
         self.conditions = Conditions()
         self.clock = BrokerClock()
         self._connection = connection
         self._topics = topics
+        self._home = home
         self._replaced = replaced
         self._ids: dict[str, bytes] = {}
 
@@ -90,6 +94,7 @@ class Surroundings:
         try:
             async with KafkaAdmin(self._connection) as admin:
                 survey = await admin.survey(self._topics)
+            self._home.compare(survey.cluster.cluster_id)
         except BrokerRefusedError as error:
             if error.condition in {None, Condition.RIGHTS_MISSING}:
                 return {}  # the start has said that topics cannot be described

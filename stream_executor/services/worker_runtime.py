@@ -40,6 +40,7 @@ from stream_executor.services.compile_ahead import CompileAhead
 from stream_executor.services.control_follower import ControlFollower
 from stream_executor.services.decision_basis import DecisionBasis
 from stream_executor.services.fetching import FetchLoop
+from stream_executor.services.home_cluster import HomeCluster
 from stream_executor.services.lane_host import LaneHost
 from stream_executor.services.lane_news import LaneNews
 from stream_executor.services.module_supply import ModuleSupply
@@ -80,18 +81,20 @@ class WorkerRuntime:
         for name in ignored:
             log.warning("kafka.property_ignored", name=name)
         self._topics = TopicNames(*msgspec.structs.astuple(settings.topics))
-        self._around = Surroundings(
-            self._connection, self._topics, self._topic_replaced
-        )
-        self._patience = Patience(self._around)
-        self._lanes: dict[int, Lane] = {}
         # Three connections: following occupies one, and 60 MB of module must not hold
         # up a lane's look-ups.
         query, follow, large = (PartitionReader(self._connection) for _ in range(3))
+        self._home = HomeCluster(query)
+        self._around = Surroundings(
+            self._connection, self._topics, self._home, self._topic_replaced
+        )
+        self._patience = Patience(self._around)
+        self._lanes: dict[int, Lane] = {}
         self._view = ControlView(settings.operator_public_key)
         self._follower = ControlFollower(
-            self._view, self._topics.control, follow, query, self._control_changed
-        )
+            self._view, self._topics.control, self._home, follow, query,
+            self._control_changed,
+        )  # fmt: skip
         self._basis = DecisionBasis(settings, self._follower)
         supply = ModuleSupply(
             ModuleStore(
@@ -120,9 +123,9 @@ class WorkerRuntime:
             tally, self._around, self._fetching.lanes_changed, self._fail
         )
         self._host = LaneHost(
-            orders, self._connection, reader=query, sandbox=self._sandbox,
-            basis=self._basis, modules=supply, fetching=self._fetching,
-            news=self._news,
+            orders, self._connection, home=self._home, reader=query,
+            sandbox=self._sandbox, basis=self._basis, modules=supply,
+            fetching=self._fetching, news=self._news,
         )  # fmt: skip
         self._owned = OwnedLanes(
             orders, self._connection, self._lanes, self._host, self._fetching,
@@ -161,7 +164,9 @@ class WorkerRuntime:
         await patience.repeat(self._follower.confirm)
         if not self._view.begun:
             raise ConfigError(
-                f"{self._topics.control} holds no genesis: run `wasm-executor init`"
+                f"{self._topics.control} of cluster {self._home.cluster_id} holds no "
+                "genesis: set KAFKA_BOOTSTRAP_SERVERS to the cluster where it was "
+                "written, or run `wasm-executor init` if nobody did yet"
             )
         patience.note = "loading keys"
         await patience.repeat(self._basis.load_keys)
@@ -185,7 +190,7 @@ class WorkerRuntime:
             self._connected.append(part)  # this may be tried once more
         async with KafkaAdmin(self._connection) as admin:
             cluster = await admin.cluster()
-            self._host.cluster_id = cluster.cluster_id
+            self._home.cluster_id = cluster.cluster_id
             specs = desired(
                 self._topics,
                 partitions=await admin.partition_count(self._topics.requests),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiokafka.admin import AIOKafkaAdminClient
 
 from stream_executor.kafka.appender import Appender
-from stream_executor.kafka.intake import RequestFetcher
+from stream_executor.kafka.fetcher import TopicFetcher
 from stream_executor.model.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ async def write(plain: KafkaConnection, topic: str, *values: bytes) -> None:
             await appender.append(topic, 0, value)
 
 
-async def take(fetcher: RequestFetcher) -> list[bytes | None] | ExecutorError:
+async def take(fetcher: TopicFetcher) -> list[bytes | None] | ExecutorError:
     """Give what comes next: values, or a failure."""
     async with asyncio.timeout(20):
         while True:
@@ -45,7 +45,7 @@ async def test_another_log_is_not_taken_for_the_one_before(
     await write(plain, topic, b"0", b"1")
     admin = AIOKafkaAdminClient(bootstrap_servers=plain.bootstrap_servers)
     await admin.start()
-    async with RequestFetcher(connection, topic) as fetcher:
+    async with TopicFetcher(connection, topic) as fetcher:
         fetcher.assign({0: 0})
         assert await take(fetcher) == [b"0", b"1"]
         proxy.cut_all()
@@ -73,7 +73,7 @@ async def test_where_nothing_was_fetched_yet_nobody_can_tell(
 ) -> None:
     topic = await make_topic("requests")
     await write(plain, topic, b"0", b"1")
-    async with RequestFetcher(connection, topic) as fetcher:
+    async with TopicFetcher(connection, topic) as fetcher:
         fetcher.assign({0: 2})
         assert await fetcher.getmany(1, 300) == {}
         proxy.cut_all()

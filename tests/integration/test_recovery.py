@@ -436,6 +436,10 @@ async def test_a_request_over_which_workers_die_is_quarantined(
         assert (await made.result(0, 1)).status == "SUCCEEDED"
         code, out, err = await made.command("request", "show", "r-spin")
         assert "attempt 3" in out, out + err
+        code, out, err = await made.command("explain", "quarantined")
+        assert (code, "Workers died" in out) == (0, True), out + err
+        for remedy in ("request show", "invoke", "module revoke", "submit anew"):
+            assert remedy in out
         assert await made.executors[-1].stop() == 0
         code, out, err = await made.command("audit", "verify")
         assert code == 0, out + err

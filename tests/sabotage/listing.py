@@ -260,7 +260,7 @@ SABOTAGES = (
         "tests/integration/kafka/test_log_contract.py",
     ),
     _one(
-        "what answers anew is believed", "kafka/intake.py",
+        "what answers anew is believed", "kafka/fetcher.py",
         "                slot.doubted |= slot.over not in {None, connection}\n",
         "                pass\n",
         "tests/faults/test_another_log.py",

@@ -38,7 +38,7 @@ from tests.lane_world import (
     authorization,
     begun_broker,
 )
-from tests.memory_log import MemoryBroker
+from tests.memory_log import MemoryBroker, MemoryReader
 
 
 async def test_every_record_gets_one_result_and_one_event() -> None:
@@ -508,4 +508,34 @@ async def test_a_blocked_lane_stays_blocked_until_a_try_succeeds(
     await until(lambda: lane.state is LaneState.RUNNING)
     await lane.release("drain", 1.0)
     assert refusals == 5
+    assert world.states == [LaneState.BLOCKED, LaneState.RUNNING, LaneState.RELEASING]
+
+
+@pytest.mark.parametrize("away", ["before the fence", "while the log is read"])
+async def test_a_lane_waits_while_another_cluster_answers(
+    monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    """It fences nobody there, and what it finds there halts it not."""
+    monkeypatch.setattr("stream_executor.lane.lane._BLOCKED_RETRY_S", 0.0)
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    asked = 0
+
+    async def hold() -> None:
+        nonlocal asked
+        asked += 1
+        if asked <= 4 and (asked % 2 == 0 or away == "before the fence"):
+            raise BrokerRefusedError("cluster b answers", "other_cluster")
+
+    def reader() -> MemoryReader:
+        elsewhere = away != "before the fence" and asked <= 4
+        return MemoryReader(MemoryBroker() if elsewhere else broker)
+
+    monkeypatch.setattr(world, "hold_cluster", hold)
+    monkeypatch.setattr(world, "reader", reader)
+    lane = Lane(0, world)
+    lane.start()
+    await until(lambda: lane.state is LaneState.RUNNING)
+    assert [*broker.epochs.values()] == [1 if away == "before the fence" else 3]
+    await lane.release("drain", 1.0)
     assert world.states == [LaneState.BLOCKED, LaneState.RUNNING, LaneState.RELEASING]

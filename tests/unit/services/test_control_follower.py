@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from stream_executor.model.errors import UnavailableError
+from stream_executor.model.errors import BrokerRefusedError, UnavailableError
 from stream_executor.model.record import PlainRecord
 from stream_executor.services import control_follower
 from stream_executor.services.control_follower import ControlFollower
+from stream_executor.services.home_cluster import HomeCluster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,6 +33,11 @@ class BusyTopic:
         self.view = view
         self.looks = 0
         self.stop = False
+
+    cluster = ""
+
+    async def cluster_id(self) -> str:
+        return self.cluster
 
     async def begin_offset(self, _topic: str, _partition: int) -> int:
         return 0
@@ -58,8 +64,8 @@ async def test_steady_writes_leave_the_view_confirmed(
     view = View()
     topic = BusyTopic(view)
     follower = ControlFollower(
-        cast("Any", view), "control", cast("Any", topic), cast("Any", topic),
-        lambda: None,
+        cast("Any", view), "control", HomeCluster(topic), cast("Any", topic),
+        cast("Any", topic), lambda: None,
     )  # fmt: skip
     running = asyncio.create_task(follower.run())
     first = None
@@ -82,9 +88,61 @@ async def test_a_topic_that_does_not_answer_confirms_nothing(
     view = View()
     topic = BusyTopic(view)
     follower = ControlFollower(
-        cast("Any", view), "control", cast("Any", topic), cast("Any", topic),
-        lambda: None,
+        cast("Any", view), "control", HomeCluster(topic), cast("Any", topic),
+        cast("Any", topic), lambda: None,
     )  # fmt: skip
     with pytest.raises(UnavailableError):
         await follower.confirm()
     assert not follower.confirmed
+
+
+class CutTopic(BusyTopic):
+    """Ends before what was read of it, as another cluster's topic of that name may."""
+
+    async def read(
+        self, _topic: str, _partition: int, start: int
+    ) -> AsyncIterator[list[PlainRecord]]:
+        yield []
+        raise BrokerRefusedError(f"{start} lies outside the log", "other")
+
+
+async def test_another_clusters_control_topic_is_no_part_of_the_view(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither its records nor its end count; the first cluster's do again."""
+    monkeypatch.setattr(control_follower, "_RETRY_S", 0.0)
+    view = View()
+    topic = BusyTopic(view)
+    topic.cluster = "another"
+    follower = ControlFollower(
+        cast("Any", view), "control", HomeCluster(topic), cast("Any", topic),
+        cast("Any", topic), lambda: None,
+    )  # fmt: skip
+    running = asyncio.create_task(follower.run())
+    with pytest.raises(BrokerRefusedError, match="cluster another answers"):
+        await follower.confirm()
+    assert (view.next_offset, follower.confirmed) == (0, False)
+    topic.cluster = ""
+    async with asyncio.timeout(10):
+        while view.next_offset < 5:  # noqa: ASYNC110 - a condition, no event
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_a_control_topic_that_was_cut_ends_its_follower_at_home_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control_follower, "_RETRY_S", 0.0)
+    topic = CutTopic(View())
+    topic.cluster = "another"
+    follower = ControlFollower(
+        cast("Any", topic.view), "control", HomeCluster(topic), cast("Any", topic),
+        cast("Any", topic), lambda: None,
+    )  # fmt: skip
+    running = asyncio.create_task(follower.run())
+    await asyncio.wait({running}, timeout=0.1)
+    assert not running.done()
+    topic.cluster = ""
+    with pytest.raises(BrokerRefusedError, match="outside the log"):
+        await running

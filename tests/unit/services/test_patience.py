@@ -8,11 +8,19 @@ import pytest
 from structlog.testing import capture_logs
 
 from stream_executor.kafka.connection import KafkaConnection
+from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.topics import TopicNames
 from stream_executor.model.conditions import Condition
 from stream_executor.model.errors import BrokerRefusedError, UnavailableError
+from stream_executor.services.home_cluster import HomeCluster
 from stream_executor.services.patience import Patience
 from stream_executor.services.surroundings import Surroundings
+
+
+def nobody_around() -> Surroundings:
+    connection = KafkaConnection(bootstrap_servers="x:1")
+    home = HomeCluster(PartitionReader(connection))
+    return Surroundings(connection, TopicNames(), home, print)
 
 
 async def test_a_start_waits_for_the_world_as_long_as_it_takes(
@@ -31,7 +39,7 @@ async def test_a_start_waits_for_the_world_as_long_as_it_takes(
             raise error
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    around = Surroundings(KafkaConnection(bootstrap_servers="x:1"), TopicNames(), print)
+    around = nobody_around()
     patience = Patience(around)
     with capture_logs() as lines:
         await patience.repeat(step)
@@ -47,6 +55,6 @@ async def test_what_nobody_can_mend_is_not_waited_for() -> None:
     async def step() -> None:
         raise BrokerRefusedError("beyond the end", "other")
 
-    around = Surroundings(KafkaConnection(bootstrap_servers="x:1"), TopicNames(), print)
+    around = nobody_around()
     with pytest.raises(BrokerRefusedError):
         await Patience(around).repeat(step)
