@@ -16,7 +16,7 @@ class Condition(StrEnum):
     """Closed: it labels a metric."""
 
     BROKERS_AWAY = "brokers_away"
-    OTHER_CLUSTER = "other_cluster"
+    CLUSTER_CHANGED = "cluster_changed"
     NAME_UNRESOLVED = "name_unresolved"
     TLS_REFUSED = "tls_refused"
     CREDENTIALS_REFUSED = "credentials_refused"
@@ -34,7 +34,7 @@ REMEDIES: dict[Condition, str] = {
         "start the brokers, or mend KAFKA_BOOTSTRAP_SERVERS and the network; a "
         "listener with TLS needs KAFKA_SECURITY_PROTOCOL"
     ),
-    Condition.OTHER_CLUSTER: (
+    Condition.CLUSTER_CHANGED: (
         "bring KAFKA_BOOTSTRAP_SERVERS, its name or its address back to the cluster "
         "that is named; a restart would take this one for the executor's own"
     ),

@@ -87,7 +87,7 @@ class BrokerRefusedError(ExecutorError):
 
     Attributes:
         reason: ``too_large``, ``not_authorised``, ``unknown_topic``,
-            ``other_cluster`` or ``other``.
+            ``cluster_changed`` or ``other``.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -105,5 +105,5 @@ _OF_REASON = {
     "too_large": Condition.TOPIC_SETTINGS,
     "not_authorised": Condition.RIGHTS_MISSING,
     "unknown_topic": Condition.TOPIC_MISSING,
-    "other_cluster": Condition.OTHER_CLUSTER,
+    "cluster_changed": Condition.CLUSTER_CHANGED,
 }

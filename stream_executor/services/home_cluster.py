@@ -40,7 +40,7 @@ class HomeCluster:
         """Ask which cluster answers now.
 
         Raises:
-            BrokerRefusedError: ``other_cluster``.
+            BrokerRefusedError: ``cluster_changed``.
             UnavailableError: no answer in time.
         """
         self.compare(await self._reader.cluster_id())
@@ -50,5 +50,5 @@ class HomeCluster:
         if found != self.cluster_id:
             raise BrokerRefusedError(
                 f"cluster {found} answers; this worker belongs to {self.cluster_id}",
-                "other_cluster",
+                "cluster_changed",
             )

@@ -72,7 +72,7 @@ def refusals(executor: Executor) -> float:
 async def shown(made: TestDeployment, executor: Executor) -> None:
     """Every lane is blocked; everybody is told why, and what to do."""
     await until(lambda: executor.http("/ready")[0] == 503)
-    assert held(executor) == {Condition.OTHER_CLUSTER}
+    assert held(executor) == {Condition.CLUSTER_CHANGED}
     async with KafkaAdmin(made.connection) as admin:
         other = (await admin.cluster()).cluster_id
     reason = f"cluster {other} answers; this worker belongs to {made.view.cluster_id}"
@@ -84,7 +84,7 @@ async def shown(made: TestDeployment, executor: Executor) -> None:
     for lane in (*disabled, *listed, *(await lanes(executor)).values()):
         assert (lane["state"], lane["reason"]) == ("blocked", reason)
     trouble = (
-        f"{Condition.OTHER_CLUSTER}: {reason}; {REMEDIES[Condition.OTHER_CLUSTER]}"
+        f"{Condition.CLUSTER_CHANGED}: {reason}; {REMEDIES[Condition.CLUSTER_CHANGED]}"
     )
     assert trouble in executor.http("/health")[1]
 

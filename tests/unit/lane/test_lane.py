@@ -525,7 +525,7 @@ async def test_a_lane_waits_while_another_cluster_answers(
         nonlocal asked
         asked += 1
         if asked <= 4 and (asked % 2 == 0 or away == "before the fence"):
-            raise BrokerRefusedError("cluster b answers", "other_cluster")
+            raise BrokerRefusedError("cluster b answers", "cluster_changed")
 
     def reader() -> MemoryReader:
         elsewhere = away != "before the fence" and asked <= 4
