@@ -7,6 +7,7 @@ moment, warm and idle until then.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -140,7 +141,21 @@ class Pace(NamedTuple):
 async def steady(
     made: TestDeployment, ask: Ask, tag: str, pace: Pace, results: str
 ) -> Latency:
-    """Send at a pace, in ticks of 5 ms; watch the answers in a topic."""
+    """Send at a pace, in ticks of 5 ms; watch the answers in a topic.
+
+    Collects no garbage meanwhile: the pauses of this process would count as latency.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        return await _send_and_watch(made, ask, tag, pace, results)
+    finally:
+        gc.enable()
+
+
+async def _send_and_watch(
+    made: TestDeployment, ask: Ask, tag: str, pace: Pace, results: str
+) -> Latency:
     topic, partitions = made.topics.requests, made.partitions
     rate, each = pace.rate, pace.each(partitions)
     waiting = [ask.requests(topic, p, tag, each) for p in range(partitions)]
