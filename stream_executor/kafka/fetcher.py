@@ -421,6 +421,8 @@ class TopicFetcher:
             if error.retriable:
                 slot.doubted = True
                 self._client.raw.force_metadata_update()
+            elif slot.doubted and isinstance(error, kafka_errors.OffsetOutOfRangeError):
+                self._not_there_still(slot, where)  # by retention, for all we know
             else:
                 slot.failure = classify(error, where, UnavailableError)
                 self._arrived.set()
@@ -435,10 +437,7 @@ class TopicFetcher:
             return True
         if slot.doubted:
             if not headers or fingerprint(fetched.data, headers[0]) != slot.newest:
-                slot.failure = UnavailableError(
-                    f"{where}: what was fetched before is not known to be there still"
-                )
-                self._arrived.set()
+                self._not_there_still(slot, where)
                 return True
             slot.doubted = False
         if not headers or headers[-1].last_offset < slot.fetch_from:
@@ -448,6 +447,13 @@ class TopicFetcher:
         slot.fetch_from = headers[-1].last_offset + 1
         self._arrived.set()
         return True
+
+    def _not_there_still(self, slot: _Partition, where: str) -> None:
+        """Give up what cannot be told from another log; whoever reads it looks anew."""
+        slot.failure = UnavailableError(
+            f"{where}: what was fetched before is not known to be there still"
+        )
+        self._arrived.set()
 
     def _gone(self, partition: int, slot: _Partition) -> None:
         """Give a partition up that is not there at the moment.

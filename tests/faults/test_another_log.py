@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from stream_executor.kafka.appender import Appender
 from stream_executor.kafka.fetcher import TopicFetcher
@@ -61,6 +62,26 @@ async def test_another_log_is_not_taken_for_the_one_before(
         await make_topic("requests")
         await write(plain, topic, b"a", b"b", b"c", b"d")
         fetcher.resume([0])
+        assert isinstance(await take(fetcher), UnavailableError)
+    await admin.close()
+
+
+async def test_a_batch_that_retention_took_is_no_refusal(
+    proxy: FaultProxy,
+    plain: KafkaConnection,
+    connection: KafkaConnection,
+    make_topic: MakeTopic,
+) -> None:
+    """An idle lane's newest batch may be gone by its broker's next restart."""
+    topic = await make_topic("requests")
+    await write(plain, topic, b"0", b"1")
+    admin = AIOKafkaAdminClient(bootstrap_servers=plain.bootstrap_servers)
+    await admin.start()
+    async with TopicFetcher(connection, topic) as fetcher:
+        fetcher.assign({0: 0})
+        assert await take(fetcher) == [b"0", b"1"]
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(2)})
+        proxy.cut_all()
         assert isinstance(await take(fetcher), UnavailableError)
     await admin.close()
 
