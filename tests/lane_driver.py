@@ -19,6 +19,7 @@ from tests.lane_world import AUDIT, REQUESTS, RESULTS, MemoryWorld, authorizatio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from stream_executor.lane.intake import Intake
     from stream_executor.model.request import ModuleRef
     from tests.memory_log import MemoryBroker
 
@@ -60,10 +61,16 @@ async def owned(world: MemoryWorld, *, crash: bool = False) -> AsyncIterator[Lan
             await lane.release("drain", 1.0)
 
 
+def intake(lane: Lane) -> Intake:
+    """The intake of a lane that runs."""
+    assert lane.intake is not None
+    return lane.intake
+
+
 def feed(world: MemoryWorld, lane: Lane) -> None:
     """Fetch everything from where the lane wants to read."""
     log = world.broker.log(REQUESTS, 0)
-    lane.feed([r for r in log[world.seeks[-1] :] if r is not None])
+    intake(lane).feed([r for r in log[world.seeks[-1] :] if r is not None])
 
 
 def leaves(broker: MemoryBroker) -> list[object]:

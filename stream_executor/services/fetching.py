@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from stream_executor.kafka.fetcher import TopicFetcher
+    from stream_executor.lane.intake import Intake
     from stream_executor.lane.lane import Lane
 
 # Records of one poll: enough to amortise it, few enough not to hold the loop long.
@@ -75,12 +76,16 @@ class FetchLoop:
             self._pause_congested(assigned)
             fetched = await self._fetcher.getmany(POLL_RECORDS, _POLL_MS)
             for partition, records in fetched.items():
-                lane = self._lanes.get(partition)
-                if lane is not None and partition not in self._seeks:
-                    lane.feed(records)
+                intake = self._intake(partition)
+                if intake is not None and partition not in self._seeks:
+                    intake.feed(records)
             self._note_positions(assigned)
             # Replies, commits and heartbeats run between two polls.
             await asyncio.sleep(0)
+
+    def _intake(self, partition: int) -> Intake | None:
+        lane = self._lanes.get(partition)
+        return None if lane is None else lane.intake
 
     async def _idle(self) -> None:
         self._work.clear()
@@ -93,9 +98,9 @@ class FetchLoop:
         self._stale = False
         seeks, self._seeks = self._seeks, {}
         positions = {
-            partition: seeks.get(partition, lane.fetch_position)
-            for partition, lane in self._lanes.items()
-            if lane.running
+            partition: seeks.get(partition, intake.fetch_position)
+            for partition in self._lanes
+            if (intake := self._intake(partition)) is not None
         }
         self._fetcher.assign(positions)
         # What had failed or was congested is sought anew.
@@ -107,9 +112,7 @@ class FetchLoop:
         congested = {
             p
             for p in assigned
-            if (lane := self._lanes.get(p)) is None
-            or lane.congested
-            or not lane.running
+            if (intake := self._intake(p)) is None or intake.congested
         }
         if congested != self._paused:
             self._fetcher.pause(congested - self._paused)
@@ -119,15 +122,15 @@ class FetchLoop:
     def _note_positions(self, assigned: set[int]) -> None:
         """Tell lanes of failures, and where fetching stands if no record says it."""
         for partition, error in self._fetcher.take_failures().items():
-            lane = self._lanes.get(partition)
-            if lane is not None:
-                lane.unfetchable(error)
+            intake = self._intake(partition)
+            if intake is not None:
+                intake.fail(error)
         now = time.monotonic()
         if self._stale or now - self._positions_at < _POSITION_EVERY_S:
             return
         self._positions_at = now
         for partition in assigned:
-            lane = self._lanes.get(partition)
-            if lane is not None and lane.running:
-                lane.reached(self._fetcher.position(partition))
+            intake = self._intake(partition)
+            if intake is not None:
+                intake.reached(self._fetcher.position(partition))
                 self.ends[partition] = self._fetcher.high_watermark(partition)

@@ -61,7 +61,8 @@ class ModuleSupply:
                 if not error.retryable:
                     raise
                 for lane in self._lanes.values():
-                    lane.do_without(s256, error)
+                    if lane.intake is not None:
+                        lane.intake.do_without(s256, error)
                 await asyncio.sleep(_AGAIN_S)
             else:
                 if module is None:

@@ -272,8 +272,8 @@ class WorkerRuntime:
         error = UnavailableError(f"{topic} was deleted and made anew")
         if topic in {self._topics.requests, self._topics.audit}:
             for lane in self._lanes.values():
-                if lane.running:
-                    lane.unfetchable(error)
+                if lane.intake is not None:
+                    lane.intake.fail(error)
 
     # -- looking at itself --------------------------------------------------------
 

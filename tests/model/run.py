@@ -189,23 +189,25 @@ class Run:
     def _fetch(self, *_: int) -> None:
         """Everybody who believes to own the lane fetches, wrongly or not."""
         for lane, world, effects in self.owners:
-            if effects.works and lane.running and world.seeks:
+            intake = lane.intake
+            if effects.works and intake is not None and world.seeks:
                 log = self.broker.log(REQUESTS, 0)
-                lane.feed([r for r in log[lane.fetch_position :] if r is not None])
-                if not lane.inbox:
-                    lane.reached(len(log))
+                intake.feed([r for r in log[intake.fetch_position :] if r is not None])
+                if not intake.inbox:
+                    intake.reached(len(log))
 
     def _skip(self, many: int, _: int) -> None:
         """A client that forgets records, as forged offset deltas make it."""
         lane, world, effects = self.owner
-        if effects.works and lane.running and world.seeks:
-            start = lane.fetch_position + many % 2 + 1
+        intake = lane.intake
+        if effects.works and intake is not None and world.seeks:
+            start = intake.fetch_position + many % 2 + 1
             log = self.broker.log(REQUESTS, 0)
-            here = (len(self.owners), lane.fetch_position)
+            here = (len(self.owners), intake.fetch_position)
             # Twice at one place is no client's forgetting any more: it halts.
             if here not in self._skipped and start < len(log):
                 self._skipped.add(here)
-                lane.feed([r for r in log[start:] if r is not None][:1])
+                intake.feed([r for r in log[start:] if r is not None][:1])
 
     def _report(self, order: int, _: int) -> None:
         """Guests end: all of them, only the latest batch, or only the first."""
@@ -297,7 +299,7 @@ class Run:
         lane, world, effects = self.owner
         world.sandbox.held = False
         log = self.broker.log(REQUESTS, 0)
-        while not (lane.running and lane.in_flight == 0 and lane.expected == len(log)):
+        while not _finished(lane, len(log)):
             assert not world.errors, world.errors
             self._resume()
             await asyncio.sleep(0.1)
@@ -305,9 +307,6 @@ class Run:
                 await _end(lane)
                 return False
             self._fetch()
-            finished = lane.window.finished == len(lane.window)
-            if lane.running and finished and lane.expected == len(log):
-                break  # proven gaps are sealed with the release
         return effects.works
 
     async def close(self) -> None:
@@ -387,8 +386,17 @@ class Run:
         return {name: str(n) for name, n in held.items() if n}
 
 
+def _finished(lane: Lane, end: int) -> bool:
+    """Whether all up to the end is; proven gaps are sealed with the release."""
+    intake = lane.intake
+    if intake is None or intake.expected != end:
+        return False
+    return intake.window.finished == len(intake.window)
+
+
 async def _end(lane: Lane) -> None:
-    for task in (lane._task, lane._waiting):
+    waiting = None if lane._intake is None else lane._intake._waiting
+    for task in (lane._task, waiting):
         if task is not None:
             task.cancel()
             await asyncio.wait({task})

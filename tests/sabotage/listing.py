@@ -15,6 +15,7 @@ SCENARIOS = "tests/model/test_scenarios.py"
 WRITER = "tests/unit/kafka/test_writer_order.py"
 
 _LANE = "lane/lane.py"
+_INTAKE = "lane/intake.py"
 _RECOVERY = "lane/recovery.py"
 _CONCLUSION = "lane/conclusion.py"
 _ADMISSION = "lane/admission.py"
@@ -82,7 +83,7 @@ SABOTAGES = (
         fast=True,
     ),
     _one(
-        "the fetched offset is trusted over the log", _LANE,
+        "the fetched offset is trusted over the log", _INTAKE,
         "        if record.offset != self.expected:\n", "        if False:\n",
         CRASHES, HISTORIES,
         fast=True,
@@ -130,8 +131,8 @@ SABOTAGES = (
         "tests/unit/lane/test_window.py", HISTORIES,
     ),
     _one(
-        "late reports of an earlier life are taken", _LANE,
-        "        if generation != self._generation:\n"
+        "late reports of an earlier life are taken", _INTAKE,
+        "        if self._ended:\n"
         "            return\n"
         "        if self.window.finish(",
         "        if self.window.finish(",
@@ -151,15 +152,15 @@ SABOTAGES = (
         SCENARIOS,
     ),
     _one(
-        "a new context is not written", _LANE,
-        "            self.window.add(ContextChange(context.digests))\n",
+        "a new context is not written", _INTAKE,
+        "            self.window.add(ContextChange(now.digests))\n",
         "            pass\n",
         CRASHES, LANE,
     ),
     _one(
-        "skipped records are called a gap", _LANE,
+        "skipped records are called a gap", _INTAKE,
         "            ranges = await world.prover.prove_gap("
-        "topic, self.partition, start, until)\n",
+        "topic, partition, start, until)\n",
         "            ranges = [Gap(start, until)]\n",
         HISTORIES, LANE,
     ),
@@ -230,7 +231,7 @@ SABOTAGES = (
         "tests/unit/lane/test_way_back.py",
     ),
     _one(
-        "markers are never sealed", _LANE,
+        "markers are never sealed", _INTAKE,
         "        return self._quiet_since is not None and "
         "now - self._quiet_since >= QUIET_SEAL_S\n",
         "        return False\n",

@@ -27,7 +27,16 @@ from stream_executor.model.request import (
 from stream_executor.model.scalars import ValueType, pack_value
 from stream_executor.modules.orders import Orders
 from stream_executor.wire.results import decode_result
-from tests.lane_driver import answers, feed, leaves, owned, request, submit, until
+from tests.lane_driver import (
+    answers,
+    feed,
+    intake,
+    leaves,
+    owned,
+    request,
+    submit,
+    until,
+)
 from tests.lane_world import (
     AUDIT,
     LOG_ID,
@@ -177,8 +186,8 @@ async def test_markers_are_attested_as_gaps() -> None:
     async with owned(world) as lane:
         feed(world, lane)
         await until(lambda: len(answers(broker)) == 2)
-        lane.reached(5)
-        await until(lambda: lane.expected == 5)
+        intake(lane).reached(5)
+        await until(lambda: intake(lane).expected == 5)
 
     seals = [leaf for leaf in leaves(broker) if isinstance(leaf, Seal)]
     gaps = [(g.start, g.end) for seal in seals for g in seal.gaps]
@@ -194,9 +203,9 @@ async def test_records_that_the_client_skipped_are_fetched_again() -> None:
         submit(broker, number)
 
     async with owned(world) as lane:
-        lane.feed([broker.records(REQUESTS, 0)[2]])
+        intake(lane).feed([broker.records(REQUESTS, 0)[2]])
         await until(lambda: world.seeks == [0, 0])
-        lane.feed([broker.records(REQUESTS, 0)[2]])
+        intake(lane).feed([broker.records(REQUESTS, 0)[2]])
         await until(lambda: lane.state is LaneState.HALTED)
 
     assert answers(broker) == {}
@@ -211,7 +220,7 @@ async def test_results_keep_offset_order_whatever_finishes_first() -> None:
 
     async with owned(world) as lane:
         for record in broker.records(REQUESTS, 0):
-            lane.feed([record])
+            intake(lane).feed([record])
         world.sandbox.waiting.reverse()
         world.sandbox.run()
         await until(lambda: len(answers(broker)) == 3)
@@ -294,7 +303,8 @@ async def test_a_record_with_its_producers_time_halts_the_lane() -> None:
     record = broker.records(REQUESTS, 0)[0]
 
     async with owned(world) as lane:
-        lane.feed([type(record)(0, record.timestamp, record.value, timestamp_type=0)])
+        mine = type(record)(0, record.timestamp, record.value, timestamp_type=0)
+        intake(lane).feed([mine])
         await until(lambda: lane.state is LaneState.HALTED)
         assert "LogAppendTime" in lane.reason
 
@@ -347,7 +357,7 @@ async def test_a_control_change_is_written_before_what_it_decides() -> None:
         orders = Orders(world.view, OPERATOR, 1)
         world.control(orders.publish(ModuleName("add", "1"), bytes(32), 4, 0))
         submit(broker, 1)
-        lane.feed(broker.records(REQUESTS, 0)[1:])
+        intake(lane).feed(broker.records(REQUESTS, 0)[1:])
         await until(lambda: len(answers(broker)) == 2)
 
     log = leaves(broker)

@@ -14,7 +14,8 @@ from stream_executor.services.fetching import FetchLoop
 async def test_a_partition_that_failed_or_was_congested_is_fetched_again() -> None:
     """Neither a failure nor a pause stays on a partition whose lane began anew."""
     fetcher = TopicFetcher(KafkaConnection(bootstrap_servers="nowhere:1"), "requests")
-    lane = SimpleNamespace(running=True, congested=True, fetch_position=7)
+    intake = SimpleNamespace(congested=True, fetch_position=7)
+    lane = SimpleNamespace(intake=intake)
     loop = FetchLoop(fetcher, cast("Any", {0: lane, 1: lane}), lambda: True)
     loop.seek(0, 5)
     assert loop._place_positions() == {0, 1}
@@ -25,7 +26,7 @@ async def test_a_partition_that_failed_or_was_congested_is_fetched_again() -> No
     assert list(fetcher.take_failures()) == [1]
     assert fetcher.take_failures() == {}
 
-    lane.congested = False
+    intake.congested = False
     loop.seek(1, 6)  # the lane was acquired anew
     assert loop._place_positions() == {0, 1}
     loop._pause_congested({0, 1})

@@ -33,7 +33,8 @@ async def test_a_module_that_cannot_be_fetched_now_fails_no_request(
                 raise troubles.pop(0)
             return b"module"
 
-    lane = SimpleNamespace(do_without=lambda *given: told.append(given))
+    intake = SimpleNamespace(do_without=lambda *given: told.append(given))
+    lane = SimpleNamespace(intake=intake)
     supply = ModuleSupply(cast("Any", Modules()), cast("Any", {0: lane}))
     assert await supply.load(b"s256") == b"module"
     assert [type(error) for _, error in told] == [UnavailableError, BrokerRefusedError]
