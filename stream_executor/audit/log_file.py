@@ -127,6 +127,12 @@ class AuditLogFile:
         """Give the audit offset from which `append` needs a partition's leaves."""
         return self._position.partitions.get(partition, Held()).offset
 
+    def missing_before(self, chunk: Chunk) -> range:
+        """Give the first sequence numbers before a chunk that the files do not have."""
+        held = self._position.partitions.get(chunk.partition, Held())
+        ends = [chunk.lines[0][0], *(first for first, _ in held.beyond)]
+        return range(held.seq + 1, min(ends))
+
     def append(self, chunks: Sequence[Chunk]) -> int:
         """Write leaves that are not written yet; give how many those were.
 

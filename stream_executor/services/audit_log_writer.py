@@ -22,7 +22,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import structlog
 import uvloop
@@ -46,7 +46,7 @@ from stream_executor.services.secrecy import seal_memory
 from stream_executor.services.worker_settings import AuditLogOrders
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stream_executor.model.record import Record
     from stream_executor.services.worker_settings import Reload
@@ -61,11 +61,15 @@ _PACE_S = 0.25
 _POLL_MS = 500
 _POLL_RECORDS = 5_000
 _COUNT_PARTITIONS_S = 30.0
+# A disk that has not answered for so long is said to hang.
+_HUNG_S = 10.0
 # The last transactions of the workers, which have ended by then, are on their way.
 _FINISH_S = 5.0
 _FETCH = FetchOptions(max_wait_ms=_POLL_MS)
 
 log = structlog.get_logger()
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class AuditLogWriter:
@@ -76,13 +80,13 @@ class AuditLogWriter:
         tally: what is counted.
 
     Attributes:
-        state: how it stands, for the supervisor.
         stop: write what is sealed by then and return.
     """
 
     def __init__(self, orders: AuditLogOrders, tally: Tally) -> None:
-        self.state = AuditLogState(note="starting")
         self.stop = asyncio.Event()
+        self._state = AuditLogState(note="starting")
+        self._asked_disk_at: float | None = None
         self._path = Path(orders.path)
         self._topics = orders.topics
         self._tally = tally
@@ -91,6 +95,17 @@ class AuditLogWriter:
         self._file: AuditLogFile | None = None
         self._trouble: tuple[type[Exception], int | None] | None = None
         self._sealed: dict[int, SealedLog] = {}
+        self._trimmed: set[int] = set()
+
+    @property
+    def state(self) -> AuditLogState:
+        """How it stands, for the supervisor."""
+        asked_at = self._asked_disk_at
+        if asked_at is not None and time.monotonic() - asked_at > _HUNG_S:
+            return AuditLogState(
+                note=f"the disk has not answered for more than {_HUNG_S:.0f} s"
+            )
+        return self._state
 
     async def run(self) -> None:
         """Do the three steps of the module's docstring, again after any trouble."""
@@ -128,12 +143,12 @@ class AuditLogWriter:
             OSError: it cannot be used.
         """
         try:
-            self._file = await asyncio.to_thread(AuditLogFile, self._path, _now_ms)
+            self._file = await self._on_disk(AuditLogFile, self._path, _now_ms)
         except BlockingIOError:
-            if not self.state.standby:
+            if not self._state.standby:
                 log.info("audit_log.standby", path=str(self._path))
             note = f"another process writes {self._path}"
-            self.state = AuditLogState(standby=True, note=note)
+            self._state = AuditLogState(standby=True, note=note)
             self._tally.set(metrics.AUDIT_LOG_COMPLETE, time.time())
             return None
         if not self._trouble:
@@ -152,7 +167,7 @@ class AuditLogWriter:
         """Go on in another file if the name leads there; False: read anew from it."""
         if not file.moved:
             return True
-        await asyncio.to_thread(file.reopen)
+        await self._on_disk(file.reopen)
         log.info("audit_log.reopened", path=str(self._path))
         self._tell_restored(file)
         return not file.restored
@@ -166,7 +181,15 @@ class AuditLogWriter:
         if trouble != self._trouble:
             log.error("audit_log.waiting", reason=note, remedy=_remedy(error))
         self._trouble = trouble
-        self.state = AuditLogState(note=note)
+        self._state = AuditLogState(note=note)
+
+    async def _on_disk(self, work: Callable[P, T], *given: P.args, **n: P.kwargs) -> T:
+        """Do something with the file beside the loop; ``state`` says if it hangs."""
+        self._asked_disk_at = time.monotonic()
+        try:
+            return await asyncio.to_thread(work, *given, **n)
+        finally:
+            self._asked_disk_at = None
 
     def _release(self) -> None:
         if self._file is not None:
@@ -224,13 +247,14 @@ class AuditLogWriter:
             await read_control(query, self._topics.control, self._view)
             made = (_chunk(self._sealed[p], some) for p, some in records.items())
             chunks = [chunk for chunk in made if chunk is not None]
-            written = await asyncio.to_thread(file.append, chunks)
+            self._tell_trimmed(file, chunks)
+            written = await self._on_disk(file.append, chunks)
             self._tally.add(metrics.AUDIT_LOG_LINES, written)
             log.debug("audit_log.written", lines=written)
         if not all(fetch.position(p) >= fetch.last_stable(p) >= 0 for p in partitions):
             return False
         self._tally.set(metrics.AUDIT_LOG_COMPLETE, time.time())
-        self.state = AuditLogState(writing=True)
+        self._state = AuditLogState(writing=True)
         self._trouble = None
         return True
 
@@ -245,6 +269,7 @@ class AuditLogWriter:
         topic = self._topics.audit
         partitions = range(await query.partition_count(topic))
         positions = {}
+        self._trimmed = set()
         for partition in partitions:
             start = file.read_from(partition)
             begin = await query.begin_offset(topic, partition)
@@ -256,14 +281,26 @@ class AuditLogWriter:
                 )
                 raise IntegrityError(message)
             if start < begin:
-                log.warning(
-                    "audit_log.trimmed", partition=partition, first=start, end=begin,
-                    remedy="these leaves are no longer in the topic",
-                )  # fmt: skip
+                self._trimmed.add(partition)
             positions[partition] = max(start, begin)
         self._sealed = {p: SealedLog(self._view, p, _tell_broken) for p in partitions}
         fetch.assign(positions)
         return partitions
+
+    def _tell_trimmed(self, file: AuditLogFile, chunks: Sequence[Chunk]) -> None:
+        """Say which leaves the topic had lost before they were written.
+
+        Only leaves tell: what was trimmed may have been markers alone.
+        """
+        for chunk in chunks:
+            if chunk.partition in self._trimmed:
+                self._trimmed.discard(chunk.partition)
+                if lost := file.missing_before(chunk):
+                    log.warning(
+                        "audit_log.trimmed", partition=chunk.partition,
+                        first_seq=lost.start, last_seq=lost.stop - 1,
+                        remedy="these leaves are no longer in the topic",
+                    )  # fmt: skip
 
 
 def _chunk(sealed: SealedLog, records: Sequence[Record]) -> Chunk | None:

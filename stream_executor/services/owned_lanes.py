@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stream_executor.kafka.connection import KafkaConnection
     from stream_executor.lane.world import LaneWorld
     from stream_executor.services.fetching import FetchLoop
-    from stream_executor.services.patience import Patience
+    from stream_executor.services.retries import Retries
     from stream_executor.services.surroundings import Surroundings
     from stream_executor.services.worker_settings import WorkerOrders
 
@@ -41,7 +41,7 @@ class OwnedLanes:
         world: what a new lane is given.
         fetching: is told when lanes come or go.
         around: is told what the group refuses.
-        patience: with which the group is joined.
+        retries: with which the group is joined.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class OwnedLanes:
         world: LaneWorld,
         fetching: FetchLoop,
         around: Surroundings,
-        patience: Patience,
+        retries: Retries,
     ) -> None:
         self._orders = orders
         self._connection = connection
@@ -60,7 +60,7 @@ class OwnedLanes:
         self._world = world
         self._fetching = fetching
         self._around = around
-        self._patience = patience
+        self._retries = retries
         self._membership: GroupMembership | None = None
         self._draining = False
         self._committed_at = 0.0
@@ -80,7 +80,7 @@ class OwnedLanes:
                 rules.session_timeout_ms, rules.heartbeat_ms, rules.rebalance_timeout_ms
             ),
         )
-        await self._patience.repeat(self._membership.start)
+        await self._retries.until_done(self._membership.start)
 
     async def stay(self) -> NoReturn:
         """Join anew, now and then, while the brokers refuse us a right.

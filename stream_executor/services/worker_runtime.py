@@ -1,6 +1,6 @@
 """A worker's parts, joined; how it starts, reloads, looks at itself and drains.
 
-What the parts do lies beside this file: a start waits with ``patience``, lanes come and
+What the parts do lies beside this file: a start waits with ``retries``, lanes come and
 go in ``owned_lanes``, see the worker as ``lane_host``, decide on a ``decision_basis``
 and are fed by ``fetching``; ``module_supply`` feeds the sandbox, ``lane_news`` and
 ``worker_gauges`` count.
@@ -45,8 +45,8 @@ from stream_executor.services.lane_host import LaneHost
 from stream_executor.services.lane_news import LaneNews
 from stream_executor.services.module_supply import ModuleSupply
 from stream_executor.services.owned_lanes import OwnedLanes
-from stream_executor.services.patience import Patience
 from stream_executor.services.reports import WorkerState
+from stream_executor.services.retries import Retries
 from stream_executor.services.surroundings import Surroundings
 from stream_executor.services.watchdog import Watchdog
 from stream_executor.services.worker_gauges import WorkerGauges
@@ -88,7 +88,7 @@ class WorkerRuntime:
         self._around = Surroundings(
             self._connection, self._topics, self._home, self._topic_replaced
         )
-        self._patience = Patience(self._around)
+        self._retries = Retries(self._around)
         self._lanes: dict[int, Lane] = {}
         self._view = ControlView(settings.operator_public_key)
         self._follower = ControlFollower(
@@ -129,7 +129,7 @@ class WorkerRuntime:
         )  # fmt: skip
         self._owned = OwnedLanes(
             orders, self._connection, self._lanes, self._host, self._fetching,
-            self._around, self._patience,
+            self._around, self._retries,
         )  # fmt: skip
         self._gauges = WorkerGauges(
             tally, self._sandbox, cache, self._host.replay_budget
@@ -153,32 +153,32 @@ class WorkerRuntime:
         Raises:
             ConfigError: topics, keys or the operator key are not as they must be.
         """
-        patience = self._patience
-        patience.note = "waiting for the brokers"
+        retries = self._retries
+        retries.note = "waiting for the brokers"
         # Children take as long to start as brokers to answer: both at once.
         sandbox = asyncio.create_task(self._sandbox.start())
         self._tasks.append(sandbox)
-        await patience.repeat(self._connect)
-        patience.note = "reading the control topic"
+        await retries.until_done(self._connect)
+        retries.note = "reading the control topic"
         self._spawn(self._follower.run())
-        await patience.repeat(self._follower.confirm)
+        await retries.until_done(self._follower.confirm)
         if not self._view.begun:
             raise ConfigError(
                 f"{self._topics.control} of cluster {self._home.cluster_id} holds no "
                 "genesis: set KAFKA_BOOTSTRAP_SERVERS to the cluster where it was "
                 "written, or run `wasm-executor init` if nobody did yet"
             )
-        patience.note = "loading keys"
-        await patience.repeat(self._basis.load_keys)
+        retries.note = "loading keys"
+        await retries.until_done(self._basis.load_keys)
         self._spawn(self._basis.follow_keys())
-        patience.note = "starting the sandbox"
+        retries.note = "starting the sandbox"
         await sandbox
         self._spawn(self._fetching.run())
-        patience.note = "joining the group"
+        retries.note = "joining the group"
         await self._owned.join()
         self._spawn(self._owned.stay())
         self._spawn(self._around.run())
-        patience.note = ""
+        retries.note = ""
         self._ready = True
         if self._orders.settings.compile_ahead:
             self._spawn(self._ahead.run())
@@ -304,16 +304,16 @@ class WorkerRuntime:
             self._basis.keys_fetched_s,
             self._around.clock.skew_s,
         )
-        patience = self._patience
+        retries = self._retries
         # Without a view that is known to be the topic's nothing is fetched or decided.
-        in_touch = self._follower.confirmed or not (self._ready or patience.waits)
+        in_touch = self._follower.confirmed or not (self._ready or retries.waits)
         return WorkerState(
             ready=self._ready and in_touch,
             audit_writable=in_touch
             and (
                 not lanes or any(lane.state is not LaneState.BLOCKED for lane in lanes)
             ),
-            note=patience.note or ("" if in_touch else _OUT_OF_TOUCH),
+            note=retries.note or ("" if in_touch else _OUT_OF_TOUCH),
             troubles=self._around.conditions.troubles,
             audience=self._basis.audience,
             engine=self._sandbox.engine if self._ready else "",

@@ -72,11 +72,8 @@ SABOTAGES = (
         (
             Edit("        await writer.fence()  # 1\n", ""),
             Edit(
-                "        context = world.basis.context()\n"
-                "        if context.digests.control_offset < recovered",
-                "        await writer.fence()\n"
-                "        context = world.basis.context()\n"
-                "        if context.digests.control_offset < recovered",
+                "expected, window)  # 2\n",
+                "expected, window)\n        await writer.fence()\n",
             ),
         ),
         (CRASHES,),

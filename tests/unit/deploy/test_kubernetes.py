@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from kubernetes_validate import validate
 
+from stream_executor import __version__
 from stream_executor.http.metrics import BY_NAME
 from stream_executor.settings import load
 
@@ -33,6 +35,19 @@ def test_the_list_names_every_manifest() -> None:
 @pytest.mark.parametrize("name", sorted(set(OBJECTS) - {"kustomization", "scaling"}))
 def test_kubernetes_knows_every_field(name: str) -> None:
     validate(OBJECTS[name], "1.37", strict=True)
+
+
+@pytest.mark.needs("kubectl")
+def test_kustomize_knows_every_field_and_leaves_nothing_out() -> None:
+    """As `kubectl apply -k` would; a field that it does not know is an error."""
+    built = subprocess.check_output(["kubectl", "kustomize", FOLDER])  # noqa: S607
+    made = {each["kind"]: each for each in yaml.safe_load_all(built)}
+
+    assert set(made) == {each["kind"] for each in OBJECTS.values()} - {"Kustomization"}
+    spaces = {made[kind]["metadata"].get("namespace") for kind in made}
+    assert spaces == {None, "wasm-executor"}  # the namespace itself lies in none
+    (container,) = made["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"wasm-executor:{__version__}"
 
 
 def test_keda_knows_every_field() -> None:

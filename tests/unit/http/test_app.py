@@ -13,6 +13,7 @@ from stream_executor.http import metrics
 from stream_executor.http.app import PROBES, build_app
 from stream_executor.http.exposition import Exposition
 from stream_executor.http.status import (
+    AuditLogStatus,
     LaneStatus,
     ServiceStatus,
     Usage,
@@ -34,6 +35,7 @@ class Site:
         self.lanes = lanes
         self.ready = True
         self.draining = False
+        self.audit_log: AuditLogStatus | None = None
         self.totals = Totals()
         self.own = Tally()
         self.usage = Usage(123, 4.5)
@@ -49,7 +51,7 @@ class Site:
             0, "host-0", 77, reporting=True, ready=self.ready, engine="wasmtime 50",
             audience="wasm-executor/abc", lanes=self.lanes,
         )  # fmt: skip
-        return ServiceStatus("1.0", "host", 1, self.draining, (worker,))
+        return ServiceStatus("1.0", "host", 1, self.draining, (worker,), self.audit_log)
 
     def samples(self, accept: str = "") -> dict[str, float]:
         text = self.get("/metrics", headers={"accept": accept}).text
@@ -230,6 +232,17 @@ def test_the_overview_has_no_script_and_escapes_what_it_shows() -> None:
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("word", ["writing", "stand-by", "waiting"])
+def test_the_overview_tells_of_the_file(word: str) -> None:
+    site = Site()
+    assert "audit.log" not in site.get("/").text
+    site.audit_log = AuditLogStatus(
+        "/var/log/audit.log", 7, writing=word == "writing", standby=word == "stand-by"
+    )
+    kind = "bad" if word == "waiting" else "good"
+    assert f'<td class="{kind}">{word}</td>' in site.get("/").text
 
 
 def test_the_overview_works_before_anything_is_known() -> None:

@@ -1,4 +1,4 @@
-"""A worker's patience: a step is repeated until the world lets it pass.
+"""A worker's retries: a step is repeated until the world lets it pass.
 
 Says meanwhile what is waited for. Not here: which steps there are (``worker_runtime``).
 """
@@ -22,7 +22,7 @@ _FIRST_WAIT_S, _MOST_WAIT_S, _GROWTH = 0.05, 5.0, 1.1
 log = structlog.get_logger()
 
 
-class Patience:
+class Retries:
     """Waits out what can pass; not thread-safe.
 
     Args:
@@ -38,7 +38,7 @@ class Patience:
         self.waits = False
         self._around = around
 
-    async def repeat(self, step: Callable[[], Awaitable[object]]) -> None:
+    async def until_done(self, step: Callable[[], Awaitable[object]]) -> None:
         """Repeat a step while the world is away, or refuses what it may yet grant.
 
         Raises:

@@ -13,7 +13,7 @@ from stream_executor.kafka.topics import TopicNames
 from stream_executor.model.conditions import Condition
 from stream_executor.model.errors import BrokerRefusedError, UnavailableError
 from stream_executor.services.home_cluster import HomeCluster
-from stream_executor.services.patience import Patience
+from stream_executor.services.retries import Retries
 from stream_executor.services.surroundings import Surroundings
 
 
@@ -40,15 +40,15 @@ async def test_a_start_waits_for_the_world_as_long_as_it_takes(
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     around = nobody_around()
-    patience = Patience(around)
+    retries = Retries(around)
     with capture_logs() as lines:
-        await patience.repeat(step)
+        await retries.until_done(step)
     assert max(waited_s) == 5.0
     assert [line["event"] for line in lines] == [
         "worker.waiting", "condition.begun", "condition.ended",
     ]  # fmt: skip
     assert around.conditions.troubles == ()
-    assert (patience.note, patience.waits) == ("", False)
+    assert (retries.note, retries.waits) == ("", False)
 
 
 async def test_what_nobody_can_mend_is_not_waited_for() -> None:
@@ -57,4 +57,4 @@ async def test_what_nobody_can_mend_is_not_waited_for() -> None:
 
     around = nobody_around()
     with pytest.raises(BrokerRefusedError):
-        await Patience(around).repeat(step)
+        await Retries(around).until_done(step)
