@@ -60,6 +60,9 @@ class Lane:
     """Owns one partition from ``start`` until ``release`` returns.
 
     Not thread-safe: everything happens on the worker's loop.
+
+    Attributes:
+        intake: where records are fed to, as long as it is open; None between two lives.
     """
 
     def __init__(self, partition: int, world: LaneWorld) -> None:
@@ -68,8 +71,8 @@ class Lane:
         self.reason = ""
         self.term = 0
         self.head: LaneHead | None = None
+        self.intake: Intake | None = None
         self._world = world
-        self._intake: Intake | None = None
         self._replay: ReplayWindow | None = None
         self._identity: LaneIdentity | None = None
         self._writer: TransactionalWriter | None = None
@@ -107,29 +110,23 @@ class Lane:
             self.ordered()
 
     @property
-    def intake(self) -> Intake | None:
-        """Where records are fed to; None while none may be."""
-        intake = self._intake
-        return intake if intake is not None and intake.open else None
-
-    @property
     def running(self) -> bool:
         """Whether records may be fed."""
-        return self.intake is not None
+        return self.intake is not None and self.intake.open
 
     @property
     def in_flight(self) -> int:
         """Records fetched and not yet committed."""
-        return 0 if self._intake is None else self._intake.in_flight
+        return 0 if self.intake is None else self.intake.in_flight
 
     @property
     def oldest_ms(self) -> int:
         """Append time of the oldest request that it holds; 0 if it holds none."""
-        return 0 if self._intake is None else self._intake.oldest_ms
+        return 0 if self.intake is None else self.intake.oldest_ms
 
     def stuck_for(self, now: float) -> float:
         """Give for how many seconds the oldest request has not moved; 0 if none."""
-        return 0.0 if self._intake is None else self._intake.stuck_for(now)
+        return 0.0 if self.intake is None else self.intake.stuck_for(now)
 
     async def release(self, reason: str, budget_s: float) -> None:
         """Give the lane up: commit what finishes within the budget, then close.
@@ -137,8 +134,8 @@ class Lane:
         What is unfinished then is not answered here; the next owner runs it again.
         """
         self._closing = reason
-        if self._intake is not None:
-            self._intake.close()
+        if self.intake is not None:
+            self.intake.close()
         if self._task is not None:
             _, pending = await asyncio.wait({self._task}, timeout=budget_s)
             if pending:
@@ -245,7 +242,7 @@ class Lane:
         intake = Intake(world, place, admission, context, suspicion, start)
         if self._closing is not None:
             intake.close()
-        self._intake, self._alone_until = intake, suspicion.until
+        self.intake, self._alone_until = intake, suspicion.until
         self._become_running()
         world.seek(self.partition, start)  # 4
         return intake
@@ -343,9 +340,9 @@ class Lane:
 
     def _forget(self) -> None:
         """Drop everything in memory: another life begins with the log."""
-        if self._intake is not None:
-            self._intake.end()
-            self._intake = None
+        if self.intake is not None:
+            self.intake.end()
+            self.intake = None
         if self._replay is not None:
             self._replay.discard()
             self._replay = None

@@ -84,8 +84,10 @@ class FetchLoop:
             await asyncio.sleep(0)
 
     def _intake(self, partition: int) -> Intake | None:
+        """Where records of this partition go; None while its lane takes none."""
         lane = self._lanes.get(partition)
-        return None if lane is None else lane.intake
+        intake = None if lane is None else lane.intake
+        return intake if intake is not None and intake.open else None
 
     async def _idle(self) -> None:
         self._work.clear()
@@ -122,9 +124,9 @@ class FetchLoop:
     def _note_positions(self, assigned: set[int]) -> None:
         """Tell lanes of failures, and where fetching stands if no record says it."""
         for partition, error in self._fetcher.take_failures().items():
-            intake = self._intake(partition)
-            if intake is not None:
-                intake.fail(error)
+            lane = self._lanes.get(partition)
+            if lane is not None and lane.intake is not None:
+                lane.intake.fail(error)
         now = time.monotonic()
         if self._stale or now - self._positions_at < _POSITION_EVERY_S:
             return

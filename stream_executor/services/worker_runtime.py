@@ -272,7 +272,7 @@ class WorkerRuntime:
         error = UnavailableError(f"{topic} was deleted and made anew")
         if topic in {self._topics.requests, self._topics.audit}:
             for lane in self._lanes.values():
-                if lane.intake is not None:
+                if lane.intake is not None and lane.intake.open:
                     lane.intake.fail(error)
 
     # -- looking at itself --------------------------------------------------------

@@ -389,13 +389,13 @@ class Run:
 def _finished(lane: Lane, end: int) -> bool:
     """Whether all up to the end is; proven gaps are sealed with the release."""
     intake = lane.intake
-    if intake is None or intake.expected != end:
+    if intake is None or not intake.open or intake.expected != end:
         return False
     return intake.window.finished == len(intake.window)
 
 
 async def _end(lane: Lane) -> None:
-    waiting = None if lane._intake is None else lane._intake._waiting
+    waiting = None if lane.intake is None else lane.intake._waiting
     for task in (lane._task, waiting):
         if task is not None:
             task.cancel()

@@ -14,7 +14,7 @@ from stream_executor.services.fetching import FetchLoop
 async def test_a_partition_that_failed_or_was_congested_is_fetched_again() -> None:
     """Neither a failure nor a pause stays on a partition whose lane began anew."""
     fetcher = TopicFetcher(KafkaConnection(bootstrap_servers="nowhere:1"), "requests")
-    intake = SimpleNamespace(congested=True, fetch_position=7)
+    intake = SimpleNamespace(open=True, congested=True, fetch_position=7)
     lane = SimpleNamespace(intake=intake)
     loop = FetchLoop(fetcher, cast("Any", {0: lane, 1: lane}), lambda: True)
     loop.seek(0, 5)
