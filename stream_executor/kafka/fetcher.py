@@ -85,6 +85,7 @@ class _Partition:
     paused: bool = False
     over: object | None = None  # the connection that we asked over last
     newest: tuple[int, int, bytes] | None = None  # fingerprint of the newest batch
+    first: bool = False  # whether nothing lies before the offset that was sought
     doubted: bool = False  # whether another log may lie there now
     asking: bool = False
     failure: ExecutorError | None = None
@@ -95,7 +96,7 @@ class _Partition:
     @classmethod
     def at(cls, offset: int, *, paused: bool) -> Self:
         """Begin at an offset, with nothing fetched."""
-        return cls(Backlog(offset), offset, paused)
+        return cls(Backlog(offset), offset, paused, first=offset == 0)
 
     @property
     def failed(self) -> bool:
@@ -104,10 +105,13 @@ class _Partition:
 
     @property
     def ask_from(self) -> int:
-        """The offset to ask for: in doubt, that of the newest batch once more."""
-        if self.doubted and self.newest is not None:
-            return self.newest[0]
-        return self.fetch_from
+        """The offset to ask for: in doubt, that of the newest batch once more.
+
+        At first the batch before comes, too, so that there is one to compare with.
+        """
+        if self.newest is None:
+            return self.fetch_from - (not self.first)
+        return self.newest[0] if self.doubted else self.fetch_from
 
 
 class TopicFetcher:
@@ -414,57 +418,55 @@ class TopicFetcher:
         slot = partitions[partition]
         where = f"fetch {self._topic}-{partition} from {slot.fetch_from}"
         if code:
-            error = kafka_errors.for_code(code)(where)
-            if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
-                self._gone(partition, slot)
-                return True
-            if error.retriable:
-                slot.doubted = True
-                self._client.raw.force_metadata_update()
-            elif slot.doubted and isinstance(error, kafka_errors.OffsetOutOfRangeError):
-                self._not_there_still(slot, where)  # by retention, for all we know
-            else:
-                slot.failure = classify(error, where, UnavailableError)
-                self._arrived.set()
-            return not error.retriable
+            return self._refused(partition, slot, code, where)
         slot.high_watermark = fetched.high_watermark
         slot.last_stable = fetched.last_stable
         try:
             headers = parse_batches(fetched.data)
         except MalformedError as error:
-            slot.failure = MalformedError(f"{where}: {error}")
-            self._arrived.set()
-            return True
+            return self._fail(slot, MalformedError(f"{where}: {error}"))
         if slot.doubted:
             if not headers or fingerprint(fetched.data, headers[0]) != slot.newest:
-                self._not_there_still(slot, where)
-                return True
+                return self._fail(slot, _unlike(where))
             slot.doubted = False
-        if not headers or headers[-1].last_offset < slot.fetch_from:
-            return True
-        slot.newest = fingerprint(fetched.data, headers[-1])
-        slot.backlog.add(fetched.data, headers, fetched.aborted)
-        slot.fetch_from = headers[-1].last_offset + 1
-        self._arrived.set()
+        if headers:
+            slot.newest = fingerprint(fetched.data, headers[-1])
+        if headers and headers[-1].last_offset >= slot.fetch_from:
+            slot.backlog.add(fetched.data, headers, fetched.aborted)
+            slot.fetch_from = headers[-1].last_offset + 1
+            self._arrived.set()
         return True
 
-    def _not_there_still(self, slot: _Partition, where: str) -> None:
-        """Give up what cannot be told from another log; whoever reads it looks anew."""
-        slot.failure = UnavailableError(
-            f"{where}: what was fetched before is not known to be there still"
-        )
-        self._arrived.set()
+    def _refused(self, partition: int, slot: _Partition, code: int, where: str) -> bool:
+        """Judge a broker's error; as ``_receive``."""
+        error = kafka_errors.for_code(code)(where)
+        if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
+            return self._gone(partition, slot)
+        if error.retriable:
+            slot.doubted = True
+            self._client.raw.force_metadata_update()
+            return False
+        if slot.newest is None and not slot.first:
+            slot.first = True  # what was before is gone; ask without it
+            return True
+        if slot.doubted and isinstance(error, kafka_errors.OffsetOutOfRangeError):
+            return self._fail(slot, _unlike(where))  # by retention, for all we know
+        return self._fail(slot, classify(error, where, UnavailableError))
 
-    def _gone(self, partition: int, slot: _Partition) -> None:
+    def _gone(self, partition: int, slot: _Partition) -> bool:
         """Give a partition up that is not there at the moment.
 
         aiokafka would try again; but what comes back under this name may be another
         log, so whoever reads it must look at it anew.
         """
-        slot.failure = UnavailableError(
-            f"fetch {self._topic}-{partition} from {slot.fetch_from}: it is not there"
-        )
+        where = f"fetch {self._topic}-{partition} from {slot.fetch_from}"
+        return self._fail(slot, UnavailableError(f"{where}: it is not there"))
+
+    def _fail(self, slot: _Partition, error: ExecutorError) -> bool:
+        """Fetch this partition no more; True, for the answer is dealt with."""
+        slot.failure = error
         self._arrived.set()
+        return True
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -477,3 +479,9 @@ class TopicFetcher:
             # Our bug, and nobody asks the brokers any more: `getmany` says so.
             self._died = error
             self._arrived.set()
+
+
+def _unlike(where: str) -> UnavailableError:
+    """What cannot be told from another log is given up; whoever reads it looks anew."""
+    what = "what was fetched before is not known to be there still"
+    return UnavailableError(f"{where}: {what}")

@@ -64,16 +64,6 @@ REMEDIES: dict[Condition, str] = {
     Condition.DISK_READ_ONLY: "dmesg | tail; then mount -o remount,rw",
 }
 
-# With one of these a worker reaches no broker at all: it decides and writes nothing.
-CUT_OFF = frozenset(
-    {
-        Condition.BROKERS_AWAY,
-        Condition.NAME_UNRESOLVED,
-        Condition.TLS_REFUSED,
-        Condition.CREDENTIALS_REFUSED,
-    }
-)
-
 
 class Trouble(msgspec.Struct, frozen=True):
     """One condition that holds now.

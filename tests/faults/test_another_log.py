@@ -83,22 +83,29 @@ async def test_a_batch_that_retention_took_is_no_refusal(
         await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(2)})
         proxy.cut_all()
         assert isinstance(await take(fetcher), UnavailableError)
+        # From there on nothing lies before, and that is no trouble.
+        fetcher.assign({0: 2})
+        await write(plain, topic, b"2")
+        assert await take(fetcher) == [b"2"]
     await admin.close()
 
 
-async def test_where_nothing_was_fetched_yet_nobody_can_tell(
+async def test_a_position_is_compared_before_anything_was_fetched_from_there(
     proxy: FaultProxy,
     plain: KafkaConnection,
     connection: KafkaConnection,
     make_topic: MakeTopic,
 ) -> None:
+    """By the batch before it; where there is none, nobody can tell."""
     topic = await make_topic("requests")
-    await write(plain, topic, b"0", b"1")
     async with TopicFetcher(connection, topic) as fetcher:
-        fetcher.assign({0: 2})
+        fetcher.assign({0: 0})
         assert await fetcher.getmany(1, 300) == {}
         proxy.cut_all()
         assert isinstance(await take(fetcher), UnavailableError)
+        await write(plain, topic, b"0", b"1")
         fetcher.assign({0: 2})
+        assert await fetcher.getmany(1, 300) == {}
+        proxy.cut_all()
         await write(plain, topic, b"2")
         assert await take(fetcher) == [b"2"]

@@ -14,6 +14,8 @@ import pytest
 from stream_executor.embedded import EmbeddedKafka
 from stream_executor.kafka.appender import Appender
 from stream_executor.kafka.batches import parse_batches
+from stream_executor.model.audit import Resumed
+from stream_executor.wire.avro import class_of
 from tests.deployment import ADD, Executor, TestDeployment, deployment
 from tests.integration.test_recovery import (
     diagnosed,
@@ -56,9 +58,11 @@ def frozen(executor: Executor) -> Iterator[None]:
     family = list(tree(executor.process.pid))
     for pid in family:
         os.kill(pid, signal.SIGSTOP)
-    yield
-    for pid in reversed(family):
-        os.kill(pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        for pid in reversed(family):
+            os.kill(pid, signal.SIGCONT)
 
 
 async def ask_all(made: TestDeployment, count: int) -> None:
@@ -125,6 +129,8 @@ async def test_requests_that_a_broker_lost_halt_their_lanes(tmp_path: Path) -> N
             await states(executor, dict.fromkeys(range(3), "running"))
             await ask_all(made, 1)
             assert await executor.stop() == 0
-            found = await verified(made)
-            for part in found.values():
+            for lane, part in (await verified(made)).items():
                 assert (part["findings"], part["lost"], part["foreign"]) == ([], [], [])
+                leaves = await made.records(made.topics.audit, lane)
+                kinds = [class_of(leaf.value or b"") for leaf in leaves]
+                assert kinds.count(Resumed) == (lane in BOTH)

@@ -15,6 +15,7 @@ from stream_executor.kafka.appender import Appender
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.model.conditions import REMEDIES, Condition
 from tests.deployment import ADD, Executor, TestDeployment, deployment
+from tests.integration.test_audit_log import Host
 from tests.integration.test_conditions import held, until
 from tests.integration.test_exactly_once import verifies
 from tests.integration.test_recovery import diagnosed, lanes, states, sum_of
@@ -105,7 +106,8 @@ async def test_a_running_executor_waits_for_its_own_cluster(tmp_path: Path) -> N
     with EmbeddedKafka(tmp_path / "kafka") as kafka:
         async with deployment(kafka.bootstrap, tmp_path, 2) as made:
             await made.publish("add@1", ADD)
-            executor = made.start()
+            host = Host(made)
+            executor = host.start()
             await executor.ready()
             for partition, offset in enumerate(await ask_each(made)):
                 await made.result(partition, offset)
@@ -140,6 +142,8 @@ async def test_a_running_executor_waits_for_its_own_cluster(tmp_path: Path) -> N
             for partition, offset in enumerate(await ask_each(made)):
                 result = await made.result(partition, offset)
                 assert result.status == "SUCCEEDED"
+            await host.complete()  # audit.log, with none of the other's lines
             assert await executor.stop() == 0
-            assert executor.log.read_text().count('"process.started"') == 1
+            # One worker and one writer of audit.log, all the time.
+            assert executor.log.read_text().count('"process.started"') == 2
             await verifies(made, 4)
