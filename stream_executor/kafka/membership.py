@@ -280,6 +280,12 @@ class GroupMembership:
                 with suppress(asyncio.CancelledError):
                     await task
         if coordinator is not None:
+            # It may be waiting for the group's answer to a join, for as long as another
+            # member is slow, and aiokafka would wait with it. There is nothing to save:
+            # it commits no offsets.
+            joining = coordinator._coordination_task  # noqa: SLF001
+            joining.cancel()
+            await asyncio.wait({joining}, timeout=_CLOSE_DEADLINE_S)
             await within(_CLOSE_DEADLINE_S, coordinator.close())
 
     async def _disconnect(self) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from aiokafka.client import ConnectionGroup
 
 from stream_executor.kafka.client import BrokerClient
+from stream_executor.kafka.internals import _lingering
 from stream_executor.kafka.membership import GroupMembership, MembershipOptions
 from stream_executor.model.errors import BrokerRefusedError
 
@@ -26,7 +29,12 @@ class Member:
     """A member that remembers what it was given."""
 
     def __init__(
-        self, connection: KafkaConnection, group: str, topic: str, name: str
+        self,
+        connection: KafkaConnection,
+        group: str,
+        topic: str,
+        name: str,
+        options: MembershipOptions = FAST,
     ) -> None:
         self.history: list[set[int]] = []
         self.news = asyncio.Event()
@@ -36,7 +44,7 @@ class Member:
             instance_id=name,
             topic=topic,
             on_assignment=self.receive,
-            options=FAST,
+            options=options,
         )
 
     async def receive(self, assigned: set[int]) -> None:
@@ -89,6 +97,38 @@ async def test_two_members_share_and_a_restart_keeps_its_share(
         "leaving must not wait for silence"
     )
     await first.group.leave()
+
+
+async def test_who_closes_while_joining_waits_for_no_slow_member(
+    connection: KafkaConnection, make_topic: MakeTopic, topic_prefix: str
+) -> None:
+    """Nor leaves anything of aiokafka's behind that would."""
+    topic, group = await make_topic("requests", 2), topic_prefix + "group"
+    slow = replace(FAST, session_timeout_ms=30_000, heartbeat_interval_ms=9_000)
+    first = Member(connection, group, topic, "w-0", slow)
+    await first.group.start()
+    await first.until(lambda got: len(got) == 2)
+    second = Member(connection, group, topic, "w-1", slow)
+    await second.group.start()
+    coordinator, client = second.group._coordinator, second.group._client
+    assert coordinator is not None
+    assert client is not None
+
+    def asked() -> bool:
+        return any(
+            connection._requests
+            for (_, kind), connection in client.raw._conns.items()
+            if kind == ConnectionGroup.COORDINATION
+        )
+
+    async with asyncio.timeout(WAIT_S):
+        while not asked():  # noqa: ASYNC110 - aiokafka's doing
+            await asyncio.sleep(0.01)
+    await second.group.close()
+    assert not _lingering
+    assert coordinator._coordination_task.done()
+    assert first.group.assigned == {0, 1}
+    await first.group.close()
 
 
 async def test_partitions_of_a_silent_member_move_after_its_session(
