@@ -91,7 +91,8 @@ class AuditLogWriter:
         self._topics = orders.topics
         self._tally = tally
         self._connection, _ = from_properties(orders.kafka_properties)
-        self._view = ControlView(orders.operator_public_key)
+        self._operator = orders.operator_public_key
+        self._view = ControlView(self._operator)
         self._file: AuditLogFile | None = None
         self._trouble: tuple[type[Exception], int | None] | None = None
         self._sealed: dict[int, SealedLog] = {}
@@ -283,6 +284,8 @@ class AuditLogWriter:
             if start < begin:
                 self._trimmed.add(partition)
             positions[partition] = max(start, begin)
+        # After trouble read anew, too: what has answered may have been another cluster.
+        self._view = ControlView(self._operator)
         self._sealed = {p: SealedLog(self._view, p, _tell_broken) for p in partitions}
         fetch.assign(positions)
         return partitions

@@ -12,11 +12,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from stream_executor.audit.log_file import AuditLogFile
+from stream_executor.audit.signing import public_bytes
 from stream_executor.http.tally import Tally
+from stream_executor.model.control import KeyPurpose
 from stream_executor.model.record import PlainRecord
 from stream_executor.services import audit_log_writer as module
 from stream_executor.services.worker_settings import AuditLogOrders, Topics
-from tests.audit_logs import OPERATOR_PUBLIC, LogBuilder, MemoryTopics
+from tests.audit_logs import OPERATOR_PUBLIC, LogBuilder, MemoryTopics, key_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +110,15 @@ class Fetched:
     last_stable = position
 
 
+async def write(
+    writer: module.AuditLogWriter, file: AuditLogFile, topics: MemoryTopics
+) -> None:
+    """Begin anew, and write all that the topics hold."""
+    query, fetch = cast("Any", topics), cast("Any", Fetched(topics))
+    partitions = await writer._begin(file, query, fetch)
+    assert await writer._step(file, query, fetch, partitions)
+
+
 @pytest.mark.parametrize(("lost", "said"), [(0, []), (4, [(6, 9)])])
 async def test_only_leaves_that_were_lost_are_said_to_be_trimmed(
     tmp_path: Path, lost: int, said: list[tuple[int, int]]
@@ -120,13 +131,8 @@ async def test_only_leaves_that_were_lost_are_said_to_be_trimmed(
     assert before == 6
     writer = writer_of(tmp_path / "audit.log")
 
-    async def write(file: AuditLogFile) -> None:
-        query, fetch = cast("Any", topics), cast("Any", Fetched(topics))
-        partitions = await writer._begin(file, query, fetch)
-        assert await writer._step(file, query, fetch, partitions)
-
     with AuditLogFile(tmp_path / "audit.log", lambda: 0) as file, capture_logs() as log:
-        await write(file)
+        await write(writer, file, topics)
         builder.transaction(3)
         builder.transaction(3)
         later = [
@@ -136,6 +142,29 @@ async def test_only_leaves_that_were_lost_are_said_to_be_trimmed(
         topics.logs["wasm.audit", 0] += [None, *later]  # behind a marker
         topics.begins["wasm.audit", 0] = before + 1 + lost
         topics.logs["wasm.audit", 0][before : before + 1 + lost] = [None] * (lost + 1)
-        await write(file)
+        await write(writer, file, topics)
     trimmed = [line for line in log if line["event"] == "audit_log.trimmed"]
     assert [(line["first_seq"], line["last_seq"]) for line in trimmed] == said
+
+
+async def test_what_another_cluster_ordered_is_forgotten(tmp_path: Path) -> None:
+    """It answered for a while and its control topic is longer than ours."""
+    builder = LogBuilder()
+    builder.acquire()
+    topics = MemoryTopics(builder)
+    topics.put("wasm.control", 0, [*builder.control.values, *[b"theirs"] * 9])
+    writer = writer_of(tmp_path / "audit.log")
+
+    with AuditLogFile(tmp_path / "audit.log", lambda: 0) as file, capture_logs() as log:
+        await write(writer, file, topics)
+        builder.fleet = key_of("another fleet")
+        enrolled = builder.control.operator.enrol(
+            KeyPurpose.FLEET, public_bytes(builder.fleet), "second"
+        )
+        builder.control.add(enrolled)
+        builder.acquire()
+        topics = MemoryTopics(builder)
+        await write(writer, file, topics)
+    assert [line for line in log if line["log_level"] == "error"] == []
+    with AuditLogFile(tmp_path / "audit.log", lambda: 0) as file:
+        assert file.read_from(0) == len(builder.records)
