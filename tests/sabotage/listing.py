@@ -128,14 +128,6 @@ SABOTAGES = (
         "tests/unit/lane/test_window.py", HISTORIES,
     ),
     _one(
-        "late reports of an earlier life are taken", _INTAKE,
-        "        if self._ended:\n"
-        "            return\n"
-        "        if self.window.finish(",
-        "        if self.window.finish(",
-        HISTORIES, CRASHES,
-    ),
-    _one(
         "a term is used twice", _LANE,
         "        self.term = recovered.term + 1\n",
         "        self.term = max(recovered.term, 1)\n",
