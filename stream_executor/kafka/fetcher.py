@@ -105,13 +105,14 @@ class _Partition:
 
     @property
     def ask_from(self) -> int:
-        """The offset to ask for: in doubt, that of the newest batch once more.
+        """The offset to ask for: in doubt, the newest batch's last once more.
 
-        At first the batch before comes, too, so that there is one to compare with.
+        Its first may have been deleted. At first the batch before comes, too, so that
+        there is one to compare with.
         """
         if self.newest is None:
             return self.fetch_from - (not self.first)
-        return self.newest[0] if self.doubted else self.fetch_from
+        return self.newest[1] if self.doubted else self.fetch_from
 
 
 class TopicFetcher:
@@ -173,13 +174,17 @@ class TopicFetcher:
 
     # -- what to fetch ----------------------------------------------------------------
 
-    def assign(self, positions: Mapping[int, int]) -> None:
-        """Fetch exactly these partitions, each from its offset; drop what is buffered.
+    def assign(self, positions: Mapping[int, int], kept: Iterable[int] = ()) -> None:
+        """Fetch exactly these partitions; any that was paused before stays so.
 
-        Partitions that were paused and stay assigned stay paused.
+        Args:
+            positions: from which offset each is fetched; what is buffered is dropped.
+            kept: assigned before, go on as they are: what answers behind a new
+                connection is held against what was fetched of these.
         """
         before = self._partitions
-        self._partitions = {
+        self._partitions = {partition: self._assigned(partition) for partition in kept}
+        self._partitions |= {
             partition: _Partition.at(
                 offset, paused=partition in before and before[partition].paused
             )
@@ -426,6 +431,8 @@ class TopicFetcher:
         except MalformedError as error:
             return self._fail(slot, MalformedError(f"{where}: {error}"))
         if slot.doubted:
+            if not headers and fetched.last_stable > slot.ask_from:
+                return False  # other partitions' batches took the answer's room
             if not headers or fingerprint(fetched.data, headers[0]) != slot.newest:
                 return self._fail(slot, _unlike(where))
             slot.doubted = False

@@ -69,7 +69,7 @@ class FetchLoop:
         assigned: set[int] = set()
         while True:
             if self._stale:
-                assigned = self._place_positions()
+                assigned = self._place_positions(assigned)
             if not assigned or not self._may_fetch():
                 await self._idle()
                 continue
@@ -95,20 +95,30 @@ class FetchLoop:
             async with asyncio.timeout(_IDLE_S):
                 await self._work.wait()
 
-    def _place_positions(self) -> set[int]:
-        """Give the fetcher every running lane, each at the lane's own position."""
+    def _place_positions(self, assigned: set[int]) -> set[int]:
+        """Give the fetcher every running lane: new ones and those that seek, anew.
+
+        The others go on. Each life of a lane begins with a seek.
+        """
         self._stale = False
         seeks, self._seeks = self._seeks, {}
-        positions = {
-            partition: seeks.get(partition, intake.fetch_position)
+        running = {
+            partition: intake
             for partition in self._lanes
             if (intake := self._intake(partition)) is not None
         }
-        self._fetcher.assign(positions)
-        # What had failed or was congested is sought anew.
-        self._fetcher.resume(positions)
+        kept = (assigned & running.keys()) - seeks.keys()
+        self._fetcher.assign(
+            {
+                partition: seeks.get(partition, intake.fetch_position)
+                for partition, intake in running.items()
+                if partition not in kept
+            },
+            kept,
+        )
+        self._fetcher.resume(running)
         self._paused = set()
-        return set(positions)
+        return set(running)
 
     def _pause_congested(self, assigned: set[int]) -> None:
         congested = {

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from stream_executor.kafka.appender import Appender
-from stream_executor.kafka.fetcher import TopicFetcher
+from stream_executor.kafka.appender import Appender, Outgoing
+from stream_executor.kafka.fetcher import FetchOptions, TopicFetcher
 from stream_executor.model.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from stream_executor.model.errors import ExecutorError
     from tests.faults.proxy import FaultProxy
     from tests.integration.kafka.conftest import MakeTopic
+
+SMALL = FetchOptions(max_partition_bytes=1_000)
 
 
 async def write(plain: KafkaConnection, topic: str, *values: bytes) -> None:
@@ -56,6 +58,7 @@ async def test_another_log_is_not_taken_for_the_one_before(
         fetcher.pause([0])
         await asyncio.sleep(0.3)  # the fetch that is under way ends
         proxy.cut_all()
+        fetcher.assign({}, kept=[0])  # another lane changed
         await admin.delete_topics([topic])
         while (await admin.describe_topics([topic]))[0]["error_code"] == 0:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
@@ -109,3 +112,52 @@ async def test_a_position_is_compared_before_anything_was_fetched_from_there(
         proxy.cut_all()
         await write(plain, topic, b"2")
         assert await take(fetcher) == [b"2"]
+
+
+async def test_a_batch_of_which_a_part_was_deleted_is_the_same(
+    proxy: FaultProxy,
+    plain: KafkaConnection,
+    connection: KafkaConnection,
+    make_topic: MakeTopic,
+) -> None:
+    """Its first offset lies outside the log now, its last does not."""
+    topic = await make_topic("requests")
+    async with Appender(plain) as appender, TopicFetcher(connection, topic) as fetcher:
+        await appender.append_many(topic, 0, [Outgoing(b"%d" % n) for n in range(3)])
+        fetcher.assign({0: 0})
+        assert await take(fetcher) == [b"0", b"1", b"2"]
+        admin = AIOKafkaAdminClient(bootstrap_servers=plain.bootstrap_servers)
+        await admin.start()
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(2)})
+        await admin.close()
+        proxy.cut_all()
+        await appender.append(topic, 0, b"3")
+        assert await take(fetcher) == [b"3"]
+
+
+async def test_batches_that_do_not_fit_into_one_answer_are_waited_for(
+    proxy: FaultProxy,
+    plain: KafkaConnection,
+    connection: KafkaConnection,
+    make_topic: MakeTopic,
+) -> None:
+    """A broker sends one large batch an answer; the other partition's is there, too."""
+    topic = await make_topic("requests", 2)
+    big = bytes(2_000)
+    async with Appender(plain) as appender:
+        await appender.append(topic, 0, big)
+        await appender.append(topic, 1, big)
+        async with TopicFetcher(connection, topic, options=SMALL) as fetcher:
+            fetcher.assign({0: 0, 1: 0})
+            for value in (big, b"next"):
+                came: dict[int, bytes | None] = {}
+                async with asyncio.timeout(20):
+                    while len(came) < 2:
+                        for partition, got in (await fetcher.getmany(9, 100)).items():
+                            came[partition] = got[-1].value
+                        assert fetcher.take_failures() == {}
+                assert came == {0: value, 1: value}
+                if value == big:
+                    proxy.cut_all()
+                    await appender.append(topic, 0, b"next")
+                    await appender.append(topic, 1, b"next")
