@@ -10,6 +10,7 @@ Not here: what the bytes mean (``batches``).
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -40,6 +41,8 @@ _RETRY_S: Final = 0.05
 # A topic that has just been created is unknown to other brokers for milliseconds.
 _UNKNOWN_S: Final = 2.0
 _CLOSE_DEADLINE_S: Final = 3.0
+# A broker that has not said by then which cluster it is of hangs; ask another.
+_HANGS_S: Final = 2.0
 # A fetch may wait on the broker, which answers one request of a connection at a time;
 # questions go over a second connection so that they need not queue behind it.
 _FETCHES: Final = ConnectionGroup.DEFAULT
@@ -194,18 +197,24 @@ class BrokerClient:
         return await self.offset(topic, partition, _LATEST, READ_UNCOMMITTED)
 
     async def cluster_id(self) -> str:
-        """Id of the cluster that answers now.
+        """Id of the cluster that answers now; a broker that hangs is passed over.
 
         Raises:
             UnavailableError: no broker answered.
         """
+        request = MetadataRequest([])
         with classified("ask for the cluster's id", UnavailableError):
             async with asyncio.timeout(self._connection.request_timeout_s):
-                response = await self.raw.send(
-                    self.raw.get_random_node(), MetadataRequest([]), group=_QUESTIONS
-                )
-                found: str = response.cluster_id
-                return found
+                while True:
+                    node = self.raw.get_random_node()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_HANGS_S):
+                            response = await self.raw.send(
+                                node, request, group=_QUESTIONS
+                            )
+                            found: str = response.cluster_id
+                            return found
+                    self.raw.force_metadata_update()  # others may know it is away
 
     async def partition_count(self, topic: str) -> int:
         """Number of partitions of a topic, asked afresh.
