@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import AIOKafkaProducer, conn, errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.producer import sender
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import (
     AddPartitionsToTxnRequest,
@@ -115,7 +117,11 @@ async def _step(self: Any, payload: bytes | None) -> tuple[bytes, bool] | None:
 _aiokafkas_step = conn.OAuthAuthenticator.step
 
 
-def watch(producer: AIOKafkaProducer, doubt: Callable[[str], None]) -> None:
+def watch(
+    producer: AIOKafkaProducer,
+    doubt: Callable[[str], None],
+    compare: Callable[[str], None],
+) -> None:
     """Report every transactional request of which the outcome is unknown.
 
     aiokafka logs a lost connection or a time-out and sends the request again. A late
@@ -125,12 +131,17 @@ def watch(producer: AIOKafkaProducer, doubt: Callable[[str], None]) -> None:
     Args:
         producer: a producer that has not started.
         doubt: called with what happened, at once, from the task that sent.
+        compare: given the id of the cluster in which it is about to fence; raises if
+            it must not. Connections that others hold may lead to another one.
     """
     send = producer.client.send
 
     async def watched(
         node_id: Any, request: Any, *, group: Any = ConnectionGroup.DEFAULT
     ) -> Any:
+        if isinstance(request, FindCoordinatorRequest | InitProducerIdRequest):
+            described = await send(node_id, MetadataRequest([]), group=group)
+            compare(described.cluster_id)
         if not isinstance(request, _TRANSACTIONAL):
             return await send(node_id, request, group=group)
         name = type(request).__name__

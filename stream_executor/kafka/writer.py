@@ -29,7 +29,7 @@ from stream_executor.model.errors import (
 from stream_executor.model.record import LOG_APPEND_TIME, OutRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -106,8 +106,18 @@ class LaneWriter:
         audit_topic: str,
         partition: int,
         options: WriterOptions = DEFAULT_OPTIONS,
+        compare: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare a writer; nothing is opened before ``fence``.
+
+        Args:
+            connection: the brokers.
+            results_topic: where results go.
+            audit_topic: where audit events go; names the lane's transactional id.
+            partition: of both topics.
+            options: how.
+            compare: given the id of the cluster that answers, before anybody is fenced
+                there; what it raises ``fence`` raises.
 
         Raises:
             ConfigError: the installed aiokafka is not built as we rely on.
@@ -118,6 +128,7 @@ class LaneWriter:
         self._audit_topic = audit_topic
         self._partition = partition
         self._options = options
+        self._compare = compare
         self._producer: AIOKafkaProducer | None = None
         self._burial: asyncio.Task[None] | None = None
         self._fenced = False
@@ -175,7 +186,7 @@ class LaneWriter:
             retry_backoff_ms=options.retry_backoff_ms,
         )
         self._producer = producer
-        watch(producer, self._taint_with)
+        watch(producer, self._taint_with, self._compare)
         try:
             with classified(f"fence {self.transactional_id}"):
                 async with asyncio.timeout(options.fence_deadline_s):

@@ -112,6 +112,7 @@ class LaneHost:
             audit_topic=topics.audit,
             partition=partition,
             options=WriterOptions(max_batch_bytes=batch_bytes),
+            compare=self._home.compare,
         )
 
     def opening(self, term: int, head: LaneHead) -> LaneAcquired:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -25,6 +25,7 @@ from stream_executor.model.errors import (
     TransientError,
 )
 from stream_executor.model.record import OutRecord
+from stream_executor.services.home_cluster import HomeCluster
 from tests.faults.proxy import Api, Do, FaultProxy
 
 if TYPE_CHECKING:
@@ -103,6 +104,24 @@ async def logs(
     return Logs(
         connection, plain, await make_topic("results"), await make_topic("audit")
     )
+
+
+async def test_nobody_is_fenced_where_another_cluster_answers(
+    proxy: FaultProxy, logs: Logs
+) -> None:
+    """Whoever asked over a connection that was open asked elsewhere."""
+    home = HomeCluster(cast("Any", None))
+    home.cluster_id = "ours"
+    writer = LaneWriter(
+        logs.proxied, results_topic=logs.results, audit_topic=logs.audit, partition=0,
+        compare=home.compare,
+    )  # fmt: skip
+    with pytest.raises(BrokerRefusedError, match="this worker belongs to ours"):
+        await writer.fence()
+    asked = {api for client, api in proxy.seen if client.endswith(LANE)}
+    assert Api.METADATA in asked
+    assert not asked & {Api.FIND_COORDINATOR, Api.INIT_PRODUCER_ID}
+    await writer.close()
 
 
 @pytest.mark.parametrize(
