@@ -272,12 +272,15 @@ class Lane:
     async def _commit_until_closed(self, intake: Intake) -> None:
         """Commit whenever something is finished; at most as often as the pace says."""
         loop = asyncio.get_running_loop()
-        pace = CommitPace(self._world.settings.most_floor_s)
+        settings = self._world.settings
+        pace = CommitPace(settings.most_floor_s)
         while True:
             await intake.wait()
             await asyncio.sleep(0)
             while intake.has_work or intake.drained:
-                delay_s = pace.delay(loop.time())
+                # What is in flight fills more than a transaction.
+                behind = intake.in_flight > settings.commit_requests
+                delay_s = pace.delay(loop.time(), behind=behind)
                 if delay_s > 0 and self._closing is None:
                     await asyncio.sleep(delay_s)
                 started = loop.time()
