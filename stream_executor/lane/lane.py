@@ -81,7 +81,7 @@ class Lane:
         self._closing: str | None = None
         self._until_ms: int | None = None
         self._alone_until = -1
-        self._reassigned = asyncio.Event()
+        self._retry_ends = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     # -- life -----------------------------------------------------------------
@@ -92,7 +92,8 @@ class Lane:
 
     def reassigned(self) -> None:
         """Tell a fenced lane that the group gave it this partition anew."""
-        self._reassigned.set()
+        if self.state is LaneState.WAITING:
+            self._retry_ends.set()
 
     def ordered(self) -> None:
         """Tell a halted lane that the operator has said something about its log."""
@@ -134,6 +135,7 @@ class Lane:
         What is unfinished then is not answered here; the next owner runs it again.
         """
         self._closing = reason
+        self._retry_ends.set()
         if self.intake is not None:
             self.intake.close()
         if self._task is not None:
@@ -148,7 +150,7 @@ class Lane:
     async def _live(self) -> None:
         while True:
             try:
-                await self._commit_until_closed(await self._acquire())
+                await self._live_once()
             except FencedError as error:
                 self._world.news.gave_up(self, error)
                 self._become(LaneState.WAITING, str(error))
@@ -180,9 +182,18 @@ class Lane:
                 return
             self._forget()
             await self._close_writer()
+            if self._closing is None:
+                await self._wait_to_retry(wait_s)
             if self._closing is not None:
                 return
-            await self._wait_to_retry(wait_s)
+
+    async def _live_once(self) -> None:
+        """Acquire and serve the lane; returns once it is closed."""
+        try:
+            await self._commit_until_closed(await self._acquire())
+        except (IntegrityError, MalformedError):
+            await self._world.hold_cluster()  # what does not fit may be another's
+            raise
 
     def _after_refusal(self, error: BrokerRefusedError) -> float:
         """Never send the same thing again: smaller batches, or wait for a human."""
@@ -192,13 +203,11 @@ class Lane:
         return _BLOCKED_RETRY_S
 
     async def _wait_to_retry(self, wait_s: float) -> None:
-        if self.state is LaneState.WAITING:
-            self._reassigned.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._reassigned.wait()
-        else:
-            await asyncio.sleep(wait_s)
+        """Wait so long, or until it was given this partition anew, or it closes."""
+        self._retry_ends.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._retry_ends.wait()
         self._become_acquiring()
 
     # -- acquire --------------------------------------------------------------
@@ -213,11 +222,7 @@ class Lane:
         expected = world.expected(self.partition)
         window = ReplayWindow(world.replay_budget, expected.horizon_ms)
         self._replay = window  # from here on its memory is this lane's to give back
-        try:
-            recovered = await recover(world.reader(), expected, window)  # 2
-        except (IntegrityError, MalformedError):
-            await world.hold_cluster()  # what does not fit may be another's
-            raise
+        recovered = await recover(world.reader(), expected, window)  # 2
         context = world.basis.context()
         if context.digests.control_offset < recovered.head.control_offset:
             await world.basis.confirm_view()  # the seal may be younger than our look

@@ -19,7 +19,11 @@ from stream_executor.model.audit import (
     Seal,
 )
 from stream_executor.model.control import DenySubject
-from stream_executor.model.errors import BrokerRefusedError, UnavailableError
+from stream_executor.model.errors import (
+    BrokerRefusedError,
+    IntegrityError,
+    UnavailableError,
+)
 from stream_executor.model.lanes import LaneState
 from stream_executor.model.request import (
     ModuleName,
@@ -549,3 +553,45 @@ async def test_a_lane_waits_while_another_cluster_answers(
     assert [*broker.epochs.values()] == [1 if away == "before the fence" else 3]
     await lane.release("drain", 1.0)
     assert world.states == [LaneState.BLOCKED, LaneState.RUNNING, LaneState.RELEASING]
+
+
+async def test_a_running_lane_waits_while_another_cluster_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What looks like records that were skipped may lie in the other one."""
+    monkeypatch.setattr("stream_executor.lane.lane._BLOCKED_RETRY_S", 0.0)
+    world = MemoryWorld(begun_broker())
+    lane = Lane(0, world)
+    lane.start()
+    await until(lambda: lane.state is LaneState.RUNNING)
+    asked = 0
+
+    async def hold() -> None:
+        nonlocal asked
+        asked += 1
+        if asked <= 3:
+            raise BrokerRefusedError("cluster b answers", "cluster_changed")
+
+    monkeypatch.setattr(world, "hold_cluster", hold)
+    intake(lane).fail(IntegrityError("offset 3 holds a record that was not fetched"))
+    await until(lambda: asked > 3 and lane.state is LaneState.RUNNING)
+    await lane.release("drain", 1.0)
+    assert LaneState.HALTED not in world.states
+    assert LaneState.BLOCKED in world.states
+
+
+async def test_a_blocked_lane_closes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain does not wait for its next try."""
+    monkeypatch.setattr("stream_executor.lane.lane._BLOCKED_RETRY_S", 3_600.0)
+    world = MemoryWorld(begun_broker())
+
+    async def hold() -> None:
+        raise BrokerRefusedError("cluster b answers", "cluster_changed")
+
+    monkeypatch.setattr(world, "hold_cluster", hold)
+    lane = Lane(0, world)
+    lane.start()
+    await until(lambda: lane.state is LaneState.BLOCKED)
+    async with asyncio.timeout(60.0):
+        await lane.release("drain", 3_600.0)
+    assert lane.state is LaneState.RELEASING
