@@ -97,6 +97,11 @@ class Settings(SettingsFields):
         return _DEFAULT_PROPERTIES | found
 
     @property
+    def brokers_named(self) -> bool:
+        """Whether the configuration says where the brokers are."""
+        return "bootstrap.servers" in self._raw.properties
+
+    @property
     def kafka_certificate(self) -> Path | None:
         """The file with our certificate towards Kafka, if there is one."""
         connection, _ = from_properties(self.kafka_properties)

@@ -249,7 +249,9 @@ def _leaf_line(row: dict[str, Any]) -> str:
     who = row.get("sub") or ""
     what = row.get("module") or row.get("module_s256") or ""
     about = f"request {row['request_offset']}" if "request_offset" in row else ""
-    cells = [row["time"] or "", f"{row['partition']}/{row['seq']}", row["kind"], about,
+    # Before its first request a lane has no time.
+    moment = "-" if row.get("lane_time") == 0 else row["time"] or ""
+    cells = [moment, f"{row['partition']}/{row['seq']}", row["kind"], about,
              outcome, code, who, what]  # fmt: skip
     return "  ".join(cell for cell in cells if cell)
 

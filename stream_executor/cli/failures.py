@@ -44,21 +44,24 @@ class Kind(NamedTuple):
     remedy: str
 
 
+HELP = "wasm-executor --help"
+"""What to try if nothing better is known; the entry point names the subcommand."""
+
 KINDS: dict[str, Kind] = {
     "USAGE": Kind(
         Exit.USAGE,
         "The command line cannot be understood.",
-        "wasm-executor --help",
+        HELP,
     ),
     "NOT_FOUND": Kind(
         Exit.USAGE,
         "What the command line names does not exist.",
-        "wasm-executor --help",
+        HELP,
     ),
     "REFUSED": Kind(
         Exit.USAGE,
         "The request or order is not acceptable; nothing was sent.",
-        "wasm-executor --help",
+        HELP,
     ),
     "CONFIG": Kind(
         Exit.CONFIGURATION,

@@ -11,11 +11,13 @@ import typer
 from stream_executor.cli.failures import CommandError
 from stream_executor.cli.options import shared
 from stream_executor.cli.reach import read_file
+from stream_executor.cli.templates import TEMPLATES
 
 if TYPE_CHECKING:
     from stream_executor.model.request import ExecutionRequest, RequestedLimits
 
 _CALL, _BYTES, _WASI = "A call", "A bytes module", "A WASI command"
+_SUFFIXES = (".wasm", ".wat", "")
 _WASM, _DIGEST = b"\0asm", "sha256:"
 
 ModuleArgument = Annotated[
@@ -117,6 +119,12 @@ class Asked:
         Raises:
             CommandError, ArgumentError: it makes no request.
         """
+        if self.args and self.function is None:
+            raise CommandError(
+                "USAGE",
+                "--arg needs --function NAME",
+                cause="a WASI command takes --argv, a bytes module --input",
+            )
         from stream_executor.client.client import (  # noqa: PLC0415 - lazily
             request_of,
         )
@@ -168,19 +176,31 @@ def read_module(path: Path) -> bytes:
 
     try:
         return assemble(data.decode())
-    except UnicodeDecodeError:
-        raise CommandError(
+    except ValueError as error:
+        raise _no_module(path, data, error) from error
+
+
+def _no_module(path: Path, data: bytes, error: ValueError) -> CommandError:
+    if path.suffix.lower() not in _SUFFIXES:
+        of_suffix = {f".{row.suffix}": lang for lang, row in TEMPLATES.items()}
+        lang = of_suffix.get(path.suffix.lower(), "c")
+        return CommandError(
+            "REFUSED",
+            f"{path} is no WebAssembly: compile it, and give the .wasm",
+            remedy=f"wasm-executor module new NAME --lang {lang}, which tells how",
+        )
+    if isinstance(error, UnicodeDecodeError):
+        return CommandError(
             "REFUSED",
             f"{path} is no WebAssembly module",
             cause=f"a binary begins 00 61 73 6d, this file {data[:4].hex(' ')}",
-        ) from None
-    except ValueError as error:
-        raise CommandError(
-            "REFUSED",
-            f"{path} is no WebAssembly text",
-            cause=str(error).strip(),
-            remedy="give a .wasm binary, or mend the text",
-        ) from error
+        )
+    return CommandError(
+        "REFUSED",
+        f"{path} is no WebAssembly text",
+        cause=str(error).strip(),
+        remedy="give a .wasm binary, or mend the text",
+    )
 
 
 def reference(module: str) -> str | bytes:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stream_executor import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from typer import Typer
 
     from stream_executor.cli.failures import CommandError
 
@@ -42,6 +44,7 @@ def _run(arguments: list[str]) -> int:
     from stream_executor.cli import session  # noqa: PLC0415 - typer costs 50 ms
     from stream_executor.cli.app import app  # noqa: PLC0415 - as above
     from stream_executor.cli.failures import (  # noqa: PLC0415 - as above
+        HELP,
         CommandError,
         Exit,
         translate,
@@ -64,10 +67,25 @@ def _run(arguments: list[str]) -> int:
 
             traceback.print_exc()
         failure = _usage(error) or translate(error)
+        if failure.remedy == HELP:
+            failure.remedy = f"{_path(app, arguments)} --help"
     if isinstance(failure, CommandError):
         sys.stdout.flush()
         print(failure, file=sys.stderr)  # noqa: T201 - the one place for errors
     return failure.exit
+
+
+def _path(app: Typer, arguments: list[str]) -> str:
+    """Give the program and the subcommand that a command line means."""
+    from typer.main import get_command  # noqa: PLC0415 - as above
+
+    command: Any = get_command(app)
+    path = [PROGRAM]
+    for word in arguments:
+        if word in getattr(command, "commands", {}):
+            command = command.commands[word]
+            path.append(word)
+    return " ".join(path)
 
 
 def _usage(error: Exception) -> CommandError | None:

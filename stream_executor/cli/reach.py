@@ -134,6 +134,11 @@ class Reach:
             properties |= self.credentials.kafka
         elif self.bootstrap_server is None or self.env_file is not None:
             properties |= self.settings.kafka_properties
+            if not self.settings.brokers_named and self.bootstrap_server is None:
+                hint(
+                    "no --credentials (EXECUTOR_CREDENTIALS), no --bootstrap-server: "
+                    f"asking {properties['bootstrap.servers']}"
+                )
         if self.command_config is not None:
             properties |= read_properties(read_text(self.command_config))
         for pair in self.command_property or ():
@@ -192,7 +197,8 @@ class Reach:
                 "CONFIG",
                 "the operator's public key is not known",
                 cause="it is the root of trust, so it never comes from the topics",
-                remedy="--operator-key KEY, or WASM_EXECUTOR_OPERATOR_PUBLIC_KEY",
+                remedy="--credentials FILE or EXECUTOR_CREDENTIALS, as "
+                "`wasm-executor dev` prints it; else --operator-key KEY",
             )
         path = Path(text)
         try:

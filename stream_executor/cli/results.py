@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from stream_executor.cli.failures import Exit
 from stream_executor.cli.output import hint, say, write
+from stream_executor.model.codes import Code
 
 if TYPE_CHECKING:
     from stream_executor.client.result import Result
 
 
-def print_result(result: Result, *, as_json: bool) -> Exit:
-    """Print one result; give the exit code that tells whether it succeeded.
+def print_result(result: Result, module: str, *, as_json: bool) -> Exit:
+    """Print one result of ``module``; give the exit code that tells if it succeeded.
 
     For people: outputs or bytes alone on stdout, as a program would print them, and
     everything else on stderr.
@@ -20,7 +21,7 @@ def print_result(result: Result, *, as_json: bool) -> Exit:
     if as_json:
         write(result.to_json() + b"\n")
     else:
-        _print_plain(result)
+        _print_plain(result, module)
     return Exit.OK if result.ok else Exit.UNSUCCESSFUL
 
 
@@ -43,7 +44,7 @@ def shorten(data: bytes, most: int = 48) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _print_plain(result: Result) -> None:
+def _print_plain(result: Result, module: str) -> None:
     for scalar in result.typed_outputs:
         say(f"{scalar.type}:{scalar.value}")
     write(result.output + result.stdout)
@@ -53,5 +54,9 @@ def _print_plain(result: Result) -> None:
     if result.ok:
         hint(f"{result.status}, {cost}")
         return
-    hint(f"{result.status} {summary(result)} ({cost})")
-    hint(f"  try: wasm-executor explain {result.code}")
+    # The result's own text is the same for whatever was not found.
+    missing = result.code == Code.MODULE_NOT_FOUND
+    which = f": {module[:80]}" if missing else ""
+    hint(f"{result.status} {summary(result)}{which} ({cost})")
+    remedy = "module list" if missing else f"explain {result.code}"
+    hint(f"  try: wasm-executor {remedy}")

@@ -54,7 +54,7 @@ def submit(
     )
     if result is not None:
         hint(f"{submission.position} {submission.request_id}")
-        return print_result(result, as_json=json)
+        return print_result(result, module, as_json=json)
     if json:
         print_json(
             {
@@ -115,7 +115,7 @@ def invoke(
     # Files may be larger than what travels inline: the name stands for any bytes.
     request = asked.request("local@0")
     result = run_local(request, binary, _ceilings(env_file))
-    return print_result(Result(result), as_json=json)
+    return print_result(Result(result), str(module), as_json=json)
 
 
 def _ceilings(env_file: Path | None) -> LocalLimits | None:

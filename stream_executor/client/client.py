@@ -342,7 +342,7 @@ def request_of(
     if function is not None:
         return build.call(module, function, args, **more)
     if args:
-        raise ArgumentError("args go with function; a command's arguments are argv")
+        raise ArgumentError("args need function; a WASI command takes argv")
     if input is not None:
         return build.transform(module, input, **more)
     return build.command(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from stream_executor.client.errors import CredentialsError
 from stream_executor.client.ports import Signer
 from stream_executor.model.errors import ConfigError
 
@@ -128,9 +129,16 @@ def read_credentials(path: Path | str) -> Credentials:
     """
     path = Path(path)
     try:
-        credentials = msgspec.json.decode(_read(path), type=Credentials)
+        credentials = msgspec.json.decode(path.read_bytes(), type=Credentials)
+    except FileNotFoundError as error:
+        raise CredentialsError(
+            f"there is no credentials file {path}\n"
+            "a `wasm-executor dev` without --data takes its file along when it stops"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{path}: not a credentials file: {error}") from error
+        raise CredentialsError(f"{path} is no credentials file\n{error}") from error
     files = ("secret_file", "private_key_file", "administrator_key_file")
     return msgspec.structs.replace(
         credentials,
@@ -200,7 +208,10 @@ def resolve(
     if bootstrap_servers is not None:
         properties["bootstrap.servers"] = bootstrap_servers
     if "bootstrap.servers" not in properties:
-        raise ConfigError("no brokers: give bootstrap_servers or credentials")
+        raise ConfigError(
+            "no brokers: give credentials, the path of the file that "
+            "EXECUTOR_CREDENTIALS names, or bootstrap_servers"
+        )
     if signer is None:
         if credentials is None:
             raise ConfigError("no key to sign with: give signer or credentials")

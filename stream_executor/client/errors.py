@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stream_executor.model.errors import ExecutorError, TransientError
+from stream_executor.model.errors import ConfigError, ExecutorError, TransientError
 
 if TYPE_CHECKING:
     from stream_executor.client.result import Result
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 class ArgumentError(ExecutorError, ValueError):
     """A value that the caller gave cannot become a request; nothing was sent."""
+
+
+class CredentialsError(ConfigError):
+    """The credentials file is not there, or is none.
+
+    Attributes:
+        remedy: how to come by one.
+    """
+
+    remedy = (
+        "start `wasm-executor dev` and export EXECUTOR_CREDENTIALS as it prints it, "
+        "or give the file of your operator"
+    )
 
 
 class OutcomeUnknownError(TransientError):

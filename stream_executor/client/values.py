@@ -77,7 +77,8 @@ def parse_argument(text: str) -> Scalar:
     value_type = TYPES.get(name)
     if not separator or value_type is None:
         raise ArgumentError(
-            f"expected TYPE:VALUE with i32, i64, f32 or f64, got {text[:64]!r}"
+            "expected TYPE:VALUE with i32, i64, f32 or f64, like i64:5, "
+            f"got {text[:64]!r}"
         )
     try:
         if value_type in _FLOATS:
@@ -88,9 +89,14 @@ def parse_argument(text: str) -> Scalar:
             )
         else:
             number = int(value, 0)
-        pack_value(value_type, number)
     except ValueError as error:
         raise ArgumentError(f"{value[:64]!r} is no {name}") from error
+    try:
+        pack_value(value_type, number)
+    except ValueError as error:
+        bits = name[1:]
+        wide = "" if value_type in _FLOATS else f", which has {bits} bits and a sign"
+        raise ArgumentError(f"{value[:64]} does not fit {name}{wide}") from error
     return Scalar(name, number)
 
 

@@ -104,6 +104,21 @@ def test_the_trust_root_may_be_a_file_and_never_comes_from_nowhere(
         reach.operator_public_key("nonsense")
 
 
+def test_whoever_said_no_brokers_is_told_which_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Reach().connection  # noqa: B018 - the configuration names them
+    assert not capsys.readouterr().err
+    (tmp_path / "config.env").write_text("")
+    assert Reach().connection.bootstrap_servers == "localhost:9092"
+    shown = capsys.readouterr().err
+    assert "EXECUTOR_CREDENTIALS" in shown
+    assert "localhost:9092" in shown
+    with pytest.raises(CommandError) as caught:
+        Reach().operator_public_key()
+    assert "EXECUTOR_CREDENTIALS" in caught.value.remedy
+
+
 def test_what_is_given_makes_the_kind_of_request(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.write_bytes(b"abc")
@@ -119,6 +134,22 @@ def test_what_is_given_makes_the_kind_of_request(tmp_path: Path) -> None:
     assert Asked().request("m@1").invocation == Wasi()
     with pytest.raises(CommandError, match="NAME=VALUE"):
         Asked(env=["A"]).request("m@1")
+    with pytest.raises(CommandError, match="--arg needs --function"):
+        Asked(args=["i64:5"]).request("m@1")
+
+
+@pytest.mark.parametrize(
+    ("name", "lang"),
+    [("m.c", "c"), ("m.rs", "rust"), ("m.ts", "assemblyscript"), ("m.zig", "c")],
+)
+def test_a_source_must_be_compiled_first(tmp_path: Path, name: str, lang: str) -> None:
+    (tmp_path / name).write_text("int main;")
+    with pytest.raises(CommandError, match="compile it") as caught:
+        reference(name)
+    assert f"module new NAME --lang {lang}," in caught.value.remedy
+    (tmp_path / "m.wat").write_text("(modul)")
+    with pytest.raises(CommandError, match="no WebAssembly text"):
+        reference("m.wat")
 
 
 def test_a_module_is_a_file_or_a_name(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_what_is_given_lies_over_what_the_file_says() -> None:
         "security.protocol": "SSL",
     }
     assert (place.requests_topic, place.results_topic) == ("r", "wasm.results")
-    with pytest.raises(ConfigError, match="brokers"):
+    with pytest.raises(ConfigError, match="EXECUTOR_CREDENTIALS"):
         resolve(None)
     with pytest.raises(ConfigError, match="key to sign"):
         resolve(None, bootstrap_servers="b:1")

@@ -62,6 +62,13 @@ def test_arguments_of_the_command_line(text: str, scalar: Scalar) -> None:
     assert parse_argument(text) == scalar
 
 
+def test_a_number_out_of_range_says_so() -> None:
+    with pytest.raises(ArgumentError, match="does not fit i32, which has 32 bits"):
+        parse_argument("i32:3000000000")
+    with pytest.raises(ArgumentError, match="like i64:5"):
+        parse_argument("5")
+
+
 @pytest.mark.parametrize("text", ["2", "i32", "i8:2", "i32:x", "i32:2.5", "i32:1e99"])
 def test_other_spellings_are_refused(text: str) -> None:
     with pytest.raises(ArgumentError):
