@@ -99,7 +99,8 @@ CODES: dict[Code, CodeEntry] = {
         Status.FAILED,
         "The module does not export a function of this name.",
         "See the exports with `wasm-executor module show` and name one with "
-        "`--function`; a bytes module takes `--input`, and only a WASI command needs neither.",
+        "`--function`; a bytes module takes `--input`, and only a WASI command needs "
+        "neither.",
     ),
     Code.BAD_ARGUMENTS: CodeEntry(
         Status.FAILED,
