@@ -20,7 +20,10 @@ def dev(
         int, typer.Option(metavar="N", help="Of requests, results and audit.", min=1)
     ] = 4,
     port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="HTTP port; else a free one.")
+        int | None,
+        typer.Option(
+            metavar="PORT", help="HTTP port; else a free one.", min=1, max=65_535
+        ),
     ] = None,
     json: Json = False,
 ) -> int:

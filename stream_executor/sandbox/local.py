@@ -1,4 +1,4 @@
-"""Run jobs in the real sandbox without Kafka: for ``invoke`` and for tests.
+"""The real sandbox without Kafka: for ``invoke``, for publishers and for tests.
 
 The same pool, children and path as a worker's; only the waiting is done here.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from typing import TYPE_CHECKING, Self
 
+from stream_executor.sandbox.compile import Compiler, Refusal
 from stream_executor.sandbox.config import SandboxConfig
 from stream_executor.sandbox.pool import SandboxPool
 
@@ -87,3 +89,28 @@ def run_once(
             return await sandbox.run(jobs)
 
     return asyncio.run(run())
+
+
+async def refusal_of(
+    module: bytes, config: SandboxConfig | None = None
+) -> Refusal | None:
+    """Tell why no worker would run a module; None if it compiles.
+
+    It is compiled in a child of its own, as workers do: any bytes may come.
+
+    Args:
+        module: a WebAssembly binary, of any origin.
+        config: the defaults if None.
+
+    Raises:
+        TransientError: no compile process could do its work.
+    """
+    compiler = Compiler(config or SandboxConfig())
+    try:
+        compiled = await compiler.compile("local", module)
+    finally:
+        await compiler.stop()
+    if isinstance(compiled, Refusal):
+        return compiled
+    os.close(compiled.fd)
+    return None

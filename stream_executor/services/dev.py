@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stream_executor.services.dev_stack import EXAMPLE, DevStack, DevStackError
+from stream_executor.services.dev_stack import EXAMPLE, DevStack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +23,14 @@ _WATCH_S = 0.5
 _BODY = (
     b'{"request_id":"by-hand-1","module":"add@1","invocation":'
     b'{"kind":"call","function":"add","args":[{"i32":2},{"i32":3}]}}'
+)
+
+_KEPT = (
+    "Ctrl-C stops everything; keys, modules and records stay in {folder}.\n"
+    "The next start has another address: copy its export line anew."
+)
+_FORGOTTEN = (
+    "Ctrl-C stops everything and forgets it, keys and modules too; --data DIR keeps it."
 )
 
 
@@ -116,7 +124,7 @@ Submit a request:
 The same by hand, with kcat:
   {said["by_hand"]}
 
-Ctrl-C stops everything{"" if stack.kept else " and forgets it; --data DIR keeps it"}.
+{_KEPT.format(folder=stack.folder) if stack.kept else _FORGOTTEN}
 """
         )
     sys.stdout.flush()
@@ -132,9 +140,7 @@ def _wait(stack: DevStack) -> None:
     while not forever.wait(_WATCH_S):
         code = stack.executor_ended()
         if code is not None:
-            raise DevStackError(
-                f"the executor ended with {code}", f"read its log: {stack.log}"
-            )
+            raise stack.executor_failed(f"ended with {code}")
 
 
 @contextlib.contextmanager

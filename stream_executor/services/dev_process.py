@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import sys
 
+from stream_executor.model.errors import ConfigError
 from stream_executor.services.lifeline import die_with
 from stream_executor.services.supervisor import run_service
 from stream_executor.settings import load
 
 if __name__ == "__main__":
     die_with(int(sys.argv[1]))
-    sys.exit(run_service(load))
+    try:
+        code = run_service(load)
+    except ConfigError as error:
+        sys.exit(f"error[CONFIG]: {error}")
+    sys.exit(code)

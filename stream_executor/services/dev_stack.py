@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -29,7 +28,12 @@ import msgspec
 
 from stream_executor.client.credentials import Credentials, write_credentials
 from stream_executor.embedded import KAFKA_VERSION, EmbeddedKafka
-from stream_executor.model.errors import ConfigError
+from stream_executor.services.dev_ground import (
+    DevStackError,
+    free_port,
+    need_port,
+    take_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,21 +44,13 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parent.parent / "examples"
 EXAMPLE = "add@1"
 _NAME = "wasm-executor"
-_USUAL_PORT = 9090
 _READY_S = 60.0
 _STOP_S = 30.0  # the drain budget of 20 s and the supervisor's margin
-_LOG_BYTES = 3000
+_LOG_CHARACTERS = 3000
+_LISTENS = "supervisor.started"
 _POLL_S = 0.02
 # What of our own environment an executor may see: nothing that configures it.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV")
-
-
-class DevStackError(ConfigError):
-    """The stack cannot start here; ``remedy`` is what to try."""
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.remedy = remedy
 
 
 class _Begun(msgspec.Struct, frozen=True):
@@ -96,6 +92,7 @@ class DevStack:
         )
         self._executor: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
+        self._log_from = 0  # a kept folder's log has earlier starts, too
         self.folder = Path()
         self.bootstrap = ""
         self.http = ""
@@ -142,11 +139,13 @@ class DevStack:
 
         Raises:
             EmbeddedKafkaError: no Java, no registry, or Kafka does not start.
-            DevStackError: the folder is in use, or the executor does not start.
+            DevStackError: the folder or the port cannot be had, or the executor does
+                not start.
         """
+        if self._port is not None:
+            need_port(self._port)
         if self._data is not None:
-            self._data.mkdir(parents=True, exist_ok=True)
-            self._take_folder(self._data)
+            self._lock = take_folder(self._data)
         kafka = _Starting(self._kafka)
         self._tell("starting Kafka")
         self.bootstrap = kafka.address()
@@ -158,7 +157,7 @@ class DevStack:
             kafka.wait()
             self.new = True
             begun = self._begin()
-        self._port = self._port or _free_port()
+        self._port = self._port or free_port()
         self.http = f"http://127.0.0.1:{self._port}"
         self._start_executor(begun)
         # Addresses change from start to start.
@@ -223,16 +222,6 @@ class DevStack:
             )
         )
         return published.s256.hex()
-
-    def _take_folder(self, folder: Path) -> None:
-        self._lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DevStackError(
-                f"{folder} is in use by another `wasm-executor dev`",
-                "stop that one, or give another --data",
-            ) from None
 
     def _read_begun(self) -> _Begun | None:
         with contextlib.suppress(FileNotFoundError):
@@ -308,6 +297,7 @@ class DevStack:
         (folder / "state").mkdir(exist_ok=True)
         module = "stream_executor.services.dev_process"
         with self.log.open("ab") as log:
+            self._log_from = log.tell()
             self._executor = subprocess.Popen(
                 [sys.executable, "-m", module, str(os.getpid())],
                 env=environment,
@@ -318,17 +308,25 @@ class DevStack:
                 start_new_session=True,  # a terminal's Ctrl-C is for us alone
             )
 
+    def executor_failed(self, why: str) -> DevStackError:
+        """Give the error that quotes the end of the executor's log."""
+        end = self._log_text()[-_LOG_CHARACTERS:]
+        return DevStackError(
+            f"the executor {why}\nthe end of its log:\n{end}",
+            f"read all of it: {self.log}" if self.kept else "wasm-executor doctor",
+        )
+
+    def _log_text(self) -> str:
+        return self.log.read_bytes()[self._log_from :].decode(errors="replace")
+
     def _await_ready(self) -> None:
         until = time.monotonic() + _READY_S
-        while not _answers_ready(self._port or 0):
+        # The port may be another's since we looked: ours says when it listens there.
+        while _LISTENS not in self._log_text() or not _answers_ready(self._port or 0):
             code = self.executor_ended()
             if code is not None or time.monotonic() > until:
-                end = self.log.read_bytes()[-_LOG_BYTES:].decode(errors="replace")
                 why = "is not ready" if code is None else f"ended with {code}"
-                raise DevStackError(
-                    f"the executor {why}\nthe end of its log:\n{end}",
-                    "wasm-executor doctor",
-                )
+                raise self.executor_failed(why)
             time.sleep(_POLL_S)
 
 
@@ -376,13 +374,3 @@ def _answers_ready(port: int) -> bool:
     except OSError:
         return False
     return head.split(b" ")[1:2] == [b"200"]
-
-
-def _free_port() -> int:
-    for wanted in (_USUAL_PORT, 0):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", wanted))
-            port: int = probe.getsockname()[1]
-            return port
-    raise DevStackError("no port is free", "give one: --port PORT")

@@ -16,6 +16,7 @@ from stream_executor.kafka.reader import PartitionReader
 from stream_executor.model.request import ModuleDigest, ModuleName
 from stream_executor.modules.orders import OrderRefusedError
 from stream_executor.modules.store import ModuleStore
+from stream_executor.sandbox.local import refusal_of
 from stream_executor.services.speaking import speaking
 from stream_executor.wire.modules import encode_module
 
@@ -24,11 +25,20 @@ if TYPE_CHECKING:
 
     from stream_executor.kafka.connection import KafkaConnection
     from stream_executor.kafka.topics import TopicNames
+    from stream_executor.model.codes import Code
     from stream_executor.model.job import Limits
     from stream_executor.modules.view import ControlView, PublishedModule
 
 _PARTITION = 0
 _MAX_RECORD_BYTES = 63 << 20  # wasm.modules takes 64 MiB
+
+
+class ModuleRefusedError(OrderRefusedError):
+    """No worker would run the module; ``remedy`` explains the code it would answer."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(f"{code.value}: {message}")
+        self.remedy = f"wasm-executor explain {code.value}"
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -82,8 +92,10 @@ async def publish(
             never give more.
 
     Raises:
+        ModuleRefusedError: workers would refuse to run it; nothing was written.
         OrderRefusedError: the chain would not accept it (another module has the
             name, the module is revoked, the key is not enrolled).
+        TransientError: the module could not be tried here.
         UnavailableError, BrokerRefusedError, IndefiniteError: Kafka's.
     """
     s256 = sha256(module).digest()
@@ -113,6 +125,9 @@ async def publish(
             offset = before.modules_offset
         else:
             order(0)  # before the upload, so that a refusal leaves nothing behind
+            refusal = await refusal_of(module)  # a version is for good: it must run
+            if refusal is not None:
+                raise ModuleRefusedError(refusal.code, refusal.message)
             appended = await speaker.appender.append(
                 topics.modules,
                 _PARTITION,

@@ -127,6 +127,18 @@ def test_a_module_is_published_shown_run_and_never_changes(dev: Dev) -> None:
     assert "run(i32, i32) -> (i64)" in shown["exports"]
 
 
+def test_what_no_worker_would_run_is_not_published(dev: Dev) -> None:
+    bad = dev.cli.folder / "bad.wat"
+    bad.write_text('(module (func (export "f") (result i32) i64.const 1))')
+    asked = dev.cli("submit", str(bad), "--function", "f", "--wait", "--json").object
+    assert asked["code"] == "invalid_wasm"
+    ran = dev.cli("module", "publish", str(bad))
+    assert ran.code == 2, ran
+    assert f"error[REFUSED]: invalid_wasm: {asked['message']}" in ran.err
+    bad.write_text('(module (func (export "f") (result i32) i32.const 1))')
+    assert dev.cli("module", "publish", str(bad)).code == 0  # the name is still free
+
+
 def test_a_file_runs_inline_and_gives_what_it_gives_locally(dev: Dev) -> None:
     count = str(EXAMPLES / "count.wat")
     there = dev.cli("submit", count, "--stdin", "-", "--wait", "--json", stdin=b"abc")
