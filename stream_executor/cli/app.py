@@ -89,6 +89,8 @@ def root(
 ) -> int:
     """Run the service, or look at its configuration."""
     session.debug = debug
+    if not debug:
+        session.silence_libraries()
     if context.invoked_subcommand is not None:
         return 0
     if version:

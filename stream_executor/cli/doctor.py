@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stream_executor.services.diagnosis import Check
 
 _MARKS = {"ok": "ok", "warning": "note", "failed": "FAIL", "unknown": "?"}
+_TROUBLES = {"failed", "unknown"}
 
 
 @with_reach
@@ -45,6 +46,7 @@ def doctor(*, reach: Reach, json: Json = False) -> int:
         checks += _service(reach)
         show("examining: Kafka")
         checks += asyncio.run(_kafka(reach))
+    checks.sort(key=lambda check: check.state not in _TROUBLES)  # those come first
     if json:
         for check in checks:
             print_json(

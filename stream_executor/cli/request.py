@@ -15,11 +15,13 @@ from stream_executor.cli.reach import Reach, with_reach
 from stream_executor.cli.results import summary
 
 if TYPE_CHECKING:
+    from stream_executor.client.logs import ResultFetch
     from stream_executor.services.request_story import Story
 
 request = typer.Typer(help="What became of a request.", no_args_is_help=True)
 results = typer.Typer(help="Results as they come.", no_args_is_help=True)
 
+_LOOK_S = 1.0
 _PLACE = re.compile(
     r"(?:(?P<topic>[A-Za-z0-9._-]+)/)?(?P<partition>\d+)/(?P<offset>\d+)"
 )
@@ -92,11 +94,11 @@ async def _follow(reach: Reach, *, as_json: bool) -> None:
     from stream_executor.client.reading import ResultReader  # noqa: PLC0415 - as above
 
     topics = reach.topics
-    reader = ResultReader(
-        ResultFetch(reach.connection, topics.results), topics.requests
-    )
+    fetch = ResultFetch(reach.connection, topics.results)
+    reader = ResultReader(fetch, topics.requests)
     await reader.start()
     hint(f"following {topics.results}; Ctrl-C ends it")
+    watching = asyncio.create_task(_tell_interruptions(fetch))
     try:
         async for result in reader.follow():
             if as_json:
@@ -109,7 +111,23 @@ async def _follow(reach: Reach, *, as_json: bool) -> None:
                     f"{result.request_id or '-'}"
                 )
     finally:
+        watching.cancel()
         await reader.close()
+
+
+async def _tell_interruptions(fetch: ResultFetch) -> None:
+    """Say when the brokers go away, and when they are back."""
+    told = False
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        if fetch.interrupted != told:
+            told = fetch.interrupted
+            hint(
+                "the brokers do not answer; waiting for them (`wasm-executor dev` has "
+                "another address at each start)"
+                if told
+                else "the brokers answer again"
+            )
 
 
 def _print_story(story: Story) -> None:

@@ -118,6 +118,11 @@ class ResultFetch:
         fetcher.assign(ends)
         self._fetcher = fetcher
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a broker that it reads from is away; it goes on by itself."""
+        return self._fetcher is not None and self._fetcher.interrupted
+
     async def read(self) -> Sequence[tuple[int, Sequence[Record]]]:
         """Wait for more; see the port."""
         if self._fetcher is None:

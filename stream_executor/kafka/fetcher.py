@@ -130,6 +130,7 @@ class TopicFetcher:
         self._client = BrokerClient(connection, "fetch")
         self._partitions: dict[int, _Partition] = {}
         self._busy: set[int] = set()  # brokers that owe us an answer
+        self._silent: set[int] = set()  # brokers that gave none when asked last
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # there may be something to ask for
         self._arrived = asyncio.Event()  # there may be something to hand out
@@ -272,6 +273,12 @@ class TopicFetcher:
         """End of what is decided as of the last fetch, -1 before the first."""
         return self._assigned(partition).last_stable
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether an assigned partition has no leader, or one that does not answer."""
+        leaders = {self._leader(partition) for partition in self._partitions}
+        return bool(leaders & {None, -1, *self._silent})
+
     def _take(self, max_records: int) -> dict[int, list[Record]]:
         """Let every partition give what the poll still has room for."""
         taken: dict[int, list[Record]] = {}
@@ -338,6 +345,13 @@ class TopicFetcher:
             except TimeoutError:
                 continue
 
+    def _leader(self, partition: int) -> int | None:
+        """Give who leads a partition; -1 is nobody, None that no broker knows it."""
+        leader: int | None = self._client.raw.cluster.leader_for_partition(
+            TopicPartition(self._topic, partition)
+        )
+        return leader
+
     def _wanted(self) -> tuple[dict[int, dict[int, _Partition]], bool]:
         by_broker: dict[int, dict[int, _Partition]] = defaultdict(dict)
         leaderless = False
@@ -351,9 +365,7 @@ class TopicFetcher:
                 or (slot.backlog and held_bytes >= _HELD_BYTES)
             ):
                 continue
-            node = self._client.raw.cluster.leader_for_partition(
-                TopicPartition(self._topic, partition)
-            )
+            node = self._leader(partition)
             if node is None:  # no broker knows it
                 self._gone(partition, slot)
             if node is None or node == -1:
@@ -373,6 +385,7 @@ class TopicFetcher:
                 slot.doubted |= slot.over not in {None, connection}
                 slot.over = connection
             response = await self._client.raw.send(node, self._request(partitions))
+            self._silent.discard(node)
             received = [
                 self._receive(partitions, response.API_VERSION, part)
                 for _, parts in response.topics
@@ -382,6 +395,7 @@ class TopicFetcher:
                 await asyncio.sleep(_RETRY_S)
         except kafka_errors.KafkaError:
             # A broker that is away: aiokafka has logged it and looks for the leaders.
+            self._silent.add(node)
             self._client.raw.force_metadata_update()
             await asyncio.sleep(_RETRY_S)
         finally:

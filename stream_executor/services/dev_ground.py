@@ -37,7 +37,7 @@ def take_folder(folder: Path) -> int:
     another = "give another --data DIR: one that is empty, or not there yet"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        names = set(os.listdir(folder))
+        names = {one.name for one in folder.iterdir()}
         if names - {_LOCK} and not names & _OURS:
             raise DevStackError(
                 f"{folder} is not empty, and no `wasm-executor dev` began it", another

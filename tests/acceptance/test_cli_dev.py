@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def test_what_no_worker_would_run_is_not_published(dev: Dev) -> None:
     assert asked["code"] == "invalid_wasm"
     ran = dev.cli("module", "publish", str(bad))
     assert ran.code == 2, ran
-    assert f"error[REFUSED]: invalid_wasm: {asked['message']}" in ran.err
+    assert ran.err.startswith(f"error[REFUSED]: {asked['code']}: the engine refuses")
     bad.write_text('(module (func (export "f") (result i32) i32.const 1))')
     assert dev.cli("module", "publish", str(bad)).code == 0  # the name is still free
 
@@ -297,6 +298,28 @@ def test_nothing_is_left_running_however_it_ends(
     assert not Path(running.said["credentials"]).exists()
 
 
+def test_a_port_or_folder_that_cannot_be_had_is_named_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    cli = Cli(tmp_path)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "README.md").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for options, code, words in (
+            (("--port", port), 4, f"error[CONFIG]: port {port} is in use"),
+            (("--port", "99999"), 2, "'--port': Input should be less than"),
+            (("--data", str(notes / "README.md")), 4, "is no folder"),
+            (("--data", "/proc/nope"), 4, "error[CONFIG]: the folder /proc/nope"),
+            (("--data", str(notes)), 4, "is not empty"),
+        ):
+            ran = cli("dev", *options)
+            assert (ran.code, words in ran.err) == (code, True), ran
+            assert ran.err.splitlines()[-1].startswith("  try: ")
+    assert [one.name for one in notes.iterdir()] == ["README.md"]
+
+
 def test_what_is_kept_is_there_again_and_the_folder_is_one_users(
     tmp_path: Path,
 ) -> None:
@@ -306,7 +329,18 @@ def test_what_is_kept_is_there_again_and_the_folder_is_one_users(
     assert sent.code == 0, sent.err
     second = Cli(tmp_path)("dev", "--data", str(data))
     assert (second.code, "in use" in second.err) == (4, True)
+    following = first.cli.start("results", "follow")
+    assert following.stderr is not None
+    assert b"following" in following.stderr.readline()
     assert first.stop() == 0
+    assert b"brokers do not answer" in following.stderr.readline()
+    doctor = first.cli("doctor")
+    assert (doctor.code in {3, 4}, doctor.err) == (True, ""), doctor
+    assert "kafka.reachable" in doctor.out.splitlines()[0]
+    sent = first.cli("submit", *CALL)
+    assert (sent.code, sent.err.startswith("error[UNAVAILABLE]")) == (3, True), sent
+    following.send_signal(signal.SIGINT)
+    assert following.communicate(timeout=30) == (b"", b"")  # not a line of a library
     again = start(tmp_path, "--data", str(data))
     try:
         assert again.cli("request", "show", "kept-1").code == 0
