@@ -70,11 +70,13 @@ async def test_reading_and_membership_outlive_a_broker_restart(tmp_path: Path) -
             fetcher.assign({0: 0})
             await old.commit([], [b"before"])
             assert (await fetcher.getmany(10, 10_000))[0][0].value == b"before"
+            assert not fetcher.interrupted
 
             await asyncio.to_thread(kafka.stop)
             used = os.times().user
             assert await fetcher.getmany(10, 1_000) == {}
             assert os.times().user - used < 0.5, "waiting must not burn a core"
+            assert fetcher.interrupted
             with pytest.raises(TransientError):
                 await old.commit([], [b"nowhere"])
             await asyncio.to_thread(kafka.start)
@@ -88,6 +90,7 @@ async def test_reading_and_membership_outlive_a_broker_restart(tmp_path: Path) -
                 assert fetcher.take_failures() == {}
                 taken = (await fetcher.getmany(10, 500)).get(0, [])
             assert [record.value for record in taken] == [b"after"]
+            assert not fetcher.interrupted
             end = await reader.end_offset(NAMES.requests, 0)
             assert end == 4
         while not await member.commit_positions({0: end}):
