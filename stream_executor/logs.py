@@ -86,6 +86,20 @@ def configure_logs(
     )
 
 
+def drop_events(*, unless: bool = False) -> None:
+    """Let our own events go nowhere: for commands, whose stdout is data.
+
+    Args:
+        unless: send all of them to standard error instead.
+    """
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.DEBUG if unless else logging.CRITICAL
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 class _LibraryHandler(logging.Handler):
     """Makes a library's message one event named ``library``.
 

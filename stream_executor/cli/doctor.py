@@ -90,7 +90,9 @@ def _service(reach: Reach) -> list[Check]:
 
 
 async def _kafka(reach: Reach) -> list[Check]:
-    from stream_executor.model.errors import ConfigError  # noqa: PLC0415 - lazily
+    import msgspec  # noqa: PLC0415 - lazily
+
+    from stream_executor.model.errors import ConfigError  # noqa: PLC0415 - as above
     from stream_executor.services import diagnosis  # noqa: PLC0415 - as above
 
     try:
@@ -106,4 +108,11 @@ async def _kafka(reach: Reach) -> list[Check]:
                 "wasm-executor --test-config",
             )
         ]
-    return await diagnosis.kafka(connection, topics)
+    checks = await diagnosis.kafka(connection, topics)
+    if reach.credentials is not None and checks[0].state != "ok":
+        remedy = (
+            "start the brokers; `wasm-executor dev` has another address at each start: "
+            "run the export line that it prints"
+        )
+        checks[0] = msgspec.structs.replace(checks[0], remedy=remedy)
+    return checks

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stream_executor.cli import session
 from stream_executor.cli.bundling import bundle
 from stream_executor.cli.failures import CommandError
 from stream_executor.cli.invocation import read_module
@@ -92,6 +93,7 @@ def publish(
     from stream_executor.services import publishing  # noqa: PLC0415 - as above
     from stream_executor.wire.requests import parse_module_name  # noqa: PLC0415
 
+    session.silence_sandbox()
     ref = parse_module_name(name or f"{file.stem}@1")
     if not isinstance(ref, ModuleName):
         raise CommandError("USAGE", "modules are published by name@version")

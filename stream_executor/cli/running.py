@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stream_executor.cli import session
 from stream_executor.cli.failures import CommandError
 from stream_executor.cli.invocation import (
     Asked,
@@ -114,6 +115,7 @@ def invoke(
     binary = read_module(module)
     # Files may be larger than what travels inline: the name stands for any bytes.
     request = asked.request("local@0")
+    session.silence_sandbox()
     result = run_local(request, binary, _ceilings(env_file))
     return print_result(Result(result), str(module), as_json=json)
 

@@ -12,3 +12,13 @@ def silence_libraries() -> None:
     import logging  # noqa: PLC0415 - `--version` is quick
 
     logging.getLogger().addHandler(logging.NullHandler())
+
+
+def silence_sandbox() -> None:
+    """Keep the sandbox's events off stdout: its reports say what matters.
+
+    With ``--debug`` they go to stderr. Called by the commands that start a sandbox.
+    """
+    from stream_executor.logs import drop_events  # noqa: PLC0415 - as above
+
+    drop_events(unless=debug)

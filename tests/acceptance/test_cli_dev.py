@@ -337,6 +337,7 @@ def test_what_is_kept_is_there_again_and_the_folder_is_one_users(
     doctor = first.cli("doctor")
     assert (doctor.code in {3, 4}, doctor.err) == (True, ""), doctor
     assert "kafka.reachable" in doctor.out.splitlines()[0]
+    assert "export line" in doctor.out.splitlines()[2]
     sent = first.cli("submit", *CALL)
     assert (sent.code, sent.err.startswith("error[UNAVAILABLE]")) == (3, True), sent
     following.send_signal(signal.SIGINT)
