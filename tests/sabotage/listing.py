@@ -73,7 +73,7 @@ SABOTAGES = (
             Edit("        await writer.fence()  # 1\n", ""),
             Edit(
                 "expected, window)  # 2\n",
-                "expected, window)\n            await writer.fence()\n",
+                "expected, window)\n        await writer.fence()\n",
             ),
         ),
         (CRASHES,),
