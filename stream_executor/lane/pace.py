@@ -6,7 +6,7 @@ floor between two commits therefore rises with the lane's rate and falls with it
 little while the lane keeps up with its requests, and further once it has fallen behind,
 when throughput is all that shortens the wait.
 
-Source: facts measured on Apache Kafka 4.3 (docs/adr/0012).
+Source: facts measured on Apache Kafka 4.3 (docs/adr/0012, docs/adr/0032).
 """
 
 from __future__ import annotations
