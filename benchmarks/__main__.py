@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from benchmarks import bench_sandbox, end_to_end, stages
+from benchmarks import bench_sandbox, end_to_end, figures, stages
 from benchmarks.machine import facts
 from benchmarks.report import table, write_json
 
@@ -28,16 +28,16 @@ def main() -> None:
     print(table(stages.COLUMNS, stages.rows(costs)), end="\n\n", flush=True)
     sandbox = bench_sandbox.measure()
     print(bench_sandbox.tables(sandbox), end="\n\n", flush=True)
-    figures = asyncio.run(end_to_end.run(given.count, given.rounds, given.seconds))
-    print(end_to_end.tables(figures))
+    measured = asyncio.run(end_to_end.run(given.count, given.rounds, given.seconds))
+    print(figures.tables(measured))
     print("\n" + ", ".join(f"{name} {value}" for name, value in facts().items()))
     if given.save:
-        record = end_to_end.document(figures, given.count)
+        record = figures.document(measured, given.count)
         record["stages"] = stages.document(costs)
         record["sandbox"] = sandbox
         folder = end_to_end.RESULTS
         write_json(folder / "latest.json", record)
-        plot = end_to_end.plot(figures)
+        plot = figures.plot(measured)
         (folder / "latest.svg").write_text(plot, encoding="utf-8")
 
 

@@ -19,15 +19,16 @@ import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from benchmarks import machine
+from benchmarks.figures import PLAIN, Figures, Trial, document, plot, tables
 from benchmarks.load import Ask, Latency, Pace, backlog, steady
 from benchmarks.plain_loop import Answer, Orders
-from benchmarks.report import bars, percentile, table, write_json
-from benchmarks.workload import GUESTS, ISSUER, Signers
+from benchmarks.report import write_json
+from benchmarks.workload import GUESTS, ISSUER, PARTITIONS, Signers
 from stream_executor.embedded import EmbeddedKafka
 from stream_executor.kafka.admin import KafkaAdmin
 from stream_executor.kafka.reader import PartitionReader
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from stream_executor.model.record import Record
     from tests.deployment import Executor, TestDeployment
 
-PARTITIONS: Final = 4
-PLAIN: Final = "plain loop"
 BARE: Final = "bare transactions"
 _PROGRAMS: Final = {PLAIN: "plain_loop", BARE: "bare_transactions"}
 RATE: Final = 3_200.0
@@ -54,19 +53,6 @@ _POLL_S: Final = 0.1
 _LIMIT_S: Final = 120.0
 # The last offsets of a log that surely hold a result, a transaction's marker aside.
 _TAIL: Final = 4
-
-
-class Trial(NamedTuple):
-    """One backlog, drained by one program."""
-
-    program: str
-    workload: str
-    req_s: float
-    cpu_us: float
-    broker_us: float | None = None
-    worker_us: float | None = None
-    child_us: float | None = None
-    resident_mb: float | None = None
 
 
 class _Answered(msgspec.Struct):
@@ -335,18 +321,6 @@ async def _all(
 # -- the run -----------------------------------------------------------------------
 
 
-class Figures(NamedTuple):
-    """What a run gave.
-
-    Attributes:
-        pairs: the executor's and the plain loop's trial of each backlog.
-        latencies: program and what it gave, as often as it was measured.
-    """
-
-    pairs: list[tuple[Trial, Trial]]
-    latencies: list[tuple[str, Latency]]
-
-
 async def measure(rig: Rig, count: int, rounds: int, seconds: float) -> Figures:
     """Run everything, W1 (HS256, ``add``) first and ``rounds`` times."""
     pairs: list[tuple[Trial, Trial]] = []
@@ -394,111 +368,6 @@ async def _latencies(
             seen = await rig.wait_for_other(program, "HS256 add", pace)
             latencies.append((program, seen))
     return latencies
-
-
-class Row(NamedTuple):
-    """Medians of one program on one workload; ``ratios`` are of each backlog's pair."""
-
-    middle: Trial
-    ratios: list[float]
-
-
-def summary(pairs: list[tuple[Trial, Trial]]) -> list[Row]:
-    """Give the medians; a ratio compares two drains of one and the same backlog."""
-    groups: dict[tuple[str, str], list[tuple[Trial, float]]] = {}
-    for ours, plain in pairs:
-        ratio = ours.req_s / plain.req_s
-        groups.setdefault((ours.workload, ours.program), []).append((ours, ratio))
-        groups.setdefault((ours.workload, PLAIN), []).append((plain, 1.0))
-    return [
-        Row(_middle([trial for trial, _ in group]), [ratio for _, ratio in group])
-        for group in groups.values()
-    ]
-
-
-def _middle(trials: list[Trial]) -> Trial:
-    """Give the median of every figure for itself."""
-    first = trials[0]
-    figures: dict[str, float | None] = {}
-    for name in _FIGURES:
-        values = [v for trial in trials if (v := getattr(trial, name)) is not None]
-        figures[name] = median(values) if values else None
-    return first._replace(**figures)  # type: ignore[arg-type] # req_s, cpu_us: all have them
-
-
-_FIGURES: Final = Trial._fields[2:]
-
-
-def tables(figures: Figures) -> str:
-    """Give the run's two tables."""
-    throughput = table(
-        ["backlog", "program", "runs", "req/s", "x plain", "least-most", "CPU µs",
-         "worker", "child", "broker", "MB"],
-        [
-            [
-                t.workload, t.program, len(ratios), t.req_s, median(ratios),
-                f"{min(ratios):.2f}-{max(ratios):.2f}", t.cpu_us, t.worker_us,
-                t.child_us, t.broker_us, t.resident_mb,
-            ]
-            for t, ratios in summary(figures.pairs)
-        ],
-    )  # fmt: skip
-    latency = table(
-        ["steady load", "runs", "req/s", "p50 ms", "from-to", "p99 ms", "from-to"],
-        [
-            [name, len(seen), median(one.rate for one in seen), *_spread(seen, 0.5),
-             *_spread(seen, 0.99)]
-            for name, seen in _by_program(figures.latencies).items()
-        ],
-    )  # fmt: skip
-    return f"{throughput}\n\n{latency}"
-
-
-def _by_program(latencies: list[tuple[str, Latency]]) -> dict[str, list[Latency]]:
-    groups: dict[str, list[Latency]] = {}
-    for name, seen in latencies:
-        groups.setdefault(name, []).append(seen)
-    return groups
-
-
-def _spread(seen: list[Latency], share: float) -> tuple[float, str]:
-    """Give the median of a percentile over the runs, and its range."""
-    each = [percentile(one.millis, share) for one in seen]
-    return median(each), f"{min(each):.1f}-{max(each):.1f}"
-
-
-def document(figures: Figures, count: int) -> dict[str, object]:
-    """Give the run as plain data."""
-    return {
-        "machine": machine.facts(),
-        "partitions": PARTITIONS,
-        "backlog": count,
-        "trials": [
-            {
-                key: round(value, 1) if isinstance(value, float) else value
-                for key, value in trial._asdict().items()
-            }
-            for pair in figures.pairs
-            for trial in pair
-        ],
-        "latency": [
-            {
-                "program": name,
-                "req_s": round(seen.rate),
-                "p50_ms": round(percentile(seen.millis, 0.5), 2),
-                "p99_ms": round(percentile(seen.millis, 0.99), 2),
-            }
-            for name, seen in figures.latencies
-        ],
-    }
-
-
-def plot(figures: Figures) -> str:
-    """Draw requests a second by workload."""
-    groups: dict[str, dict[str, float]] = {}
-    for trial, _ in summary(figures.pairs):
-        groups.setdefault(trial.workload, {})[trial.program] = trial.req_s
-    return bars("Requests a second, one machine with Kafka on it", groups, "req/s")
 
 
 async def run(count: int, rounds: int, seconds: float) -> Figures:

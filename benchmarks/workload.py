@@ -21,6 +21,7 @@ from stream_executor.wire.requests import encode_avro, encode_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+PARTITIONS: Final = 4
 ISSUER: Final = "tests"  # whom tests.deployment lets JWT_SECRET speak for
 SUBJECT: Final = "agent-7"
 LIFETIME_S: Final = 3_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.end_to_end import PLAIN, Trial, summary
+from benchmarks.figures import PLAIN, Trial, summary
 
 OURS = "wasm-executor, WORKERS=1"
 
