@@ -10,12 +10,15 @@ import asyncio
 import gc
 import time
 from contextlib import asynccontextmanager
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 from benchmarks.workload import Guest, Signed, Signers, signed
+from stream_executor.kafka.fetcher import TopicFetcher
+from stream_executor.kafka.reader import PartitionReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 100
 _BATCH_BYTES: Final = 512 << 10
-_TICK_S: Final = 0.005
+_TICK_S: Final = 0.002
+_MOST_AT_ONCE: Final = 12
+_POLL_RECORDS: Final = 1_000
+_POLL_MS: Final = 500
 _WARM_UP_S: Final = 2.0
 _LATE_S: Final = 10.0
 _TRANSACTION_MS: Final = 600_000
@@ -141,7 +147,10 @@ class Pace(NamedTuple):
 async def steady(
     made: TestDeployment, ask: Ask, tag: str, pace: Pace, results: str
 ) -> Latency:
-    """Send at a pace, in ticks of 5 ms; watch the answers in a topic.
+    """Send at a pace, watch the answers in a topic.
+
+    What is due is looked at every 2 ms and goes out in batches of at most 12, each to
+    the next partition, as workload W1 has it.
 
     Collects no garbage meanwhile: the pauses of this process would count as latency.
     """
@@ -166,11 +175,10 @@ async def _send_and_watch(
         await watch.ready.wait()
         started = time.perf_counter()
         sends = []
-        for part in _parts(waiting, rate, started):
-            delay_s, batches = part
+        for delay_s, batches in _parts(waiting, rate, started):
             await asyncio.sleep(delay_s)
-            now = time.perf_counter()
             for partition, requests in batches:
+                now = time.perf_counter()
                 for request in requests:
                     sent[request.request_id] = now
                 sends.append(await _send(producer, topic, partition, requests))
@@ -193,18 +201,19 @@ def _parts(
     waiting: list[list[Signed]], rate: float, started: float
 ) -> Iterator[tuple[float, list[tuple[int, list[Signed]]]]]:
     """Give what is due at each tick, with the wait before it."""
-    done, each = 0, len(waiting[0])
-    while done < each:
-        elapsed = time.perf_counter() - started + _TICK_S
-        due = min(each, int(elapsed * rate / len(waiting)))
-        batches = [
-            (partition, requests[done:due])
-            for partition, requests in enumerate(waiting)
-            if due > done
-        ]
-        done = max(done, due)
-        next_tick = started + elapsed
-        yield max(0.0, next_tick - time.perf_counter()), batches
+    sent, total = 0, sum(map(len, waiting))
+    turns = cycle([(number, iter(requests)) for number, requests in enumerate(waiting)])
+    while sent < total:
+        tick = time.perf_counter() - started + _TICK_S
+        due = min(total, int(tick * rate))
+        batches = []
+        while sent < due:
+            partition, requests = next(turns)
+            batch = list(islice(requests, min(due - sent, _MOST_AT_ONCE)))
+            if batch:
+                batches.append((partition, batch))
+                sent += len(batch)
+        yield max(0.0, started + tick - time.perf_counter()), batches
 
 
 class _Watch:
@@ -219,24 +228,20 @@ class _Watch:
 
     async def run(self, made: TestDeployment, tag: str, topic: str) -> None:
         """Watch until everything was sent and answered, or until cancelled."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=made.bootstrap, isolation_level="read_committed"
-        )
-        await consumer.start()
-        try:
-            places = [TopicPartition(topic, p) for p in range(made.partitions)]
-            consumer.assign(places)
-            await consumer.seek_to_end(*places)
+        async with (
+            PartitionReader(made.connection) as reader,
+            TopicFetcher(made.connection, topic) as fetcher,
+        ):
+            ends = [await reader.end_offset(topic, p) for p in range(made.partitions)]
+            fetcher.assign(dict(enumerate(ends)))
             self.ready.set()
             while not self.sent_all.is_set() or len(self.seen) < len(self._sent):
-                fetched = await consumer.getmany(timeout_ms=500)
+                fetched = await fetcher.getmany(_POLL_RECORDS, _POLL_MS)
                 now = time.perf_counter()
                 for records in fetched.values():
                     for record in records:
-                        answer = _read_answer(record.value)
+                        answer = _read_answer(record.value or b"")
                         name = answer.request_id or ""
                         if name.startswith(tag):
                             self.seen[name] = now
                             self.failed += answer.status != "SUCCEEDED"
-        finally:
-            await consumer.stop()

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import pytest
 
 from stream_executor.kafka.connection import KafkaConnection
@@ -143,8 +144,9 @@ class Operator:
 
 
 def documents(text: str) -> list[dict[str, object]]:
-    """Give the JSON documents that follow one another in ``text``, as jq prints them."""
-    return json.loads("[" + text.strip().replace("\n}\n{", "\n},{") + "]")
+    """Read JSON documents that follow one another, as jq prints them."""
+    together = "[" + text.strip().replace("\n}\n{", "\n},{") + "]"
+    return msgspec.json.decode(together, type=list[dict[str, object]])
 
 
 def good(ran: dict[str, Ran]) -> list[Ran]:
