@@ -207,7 +207,7 @@ def reviews_weekly(operator: Operator) -> None:
     )
     rows = operator.log()
     shown_all, failed, *others = good(operator.run("Log Review"))
-    # Seals go on being written meanwhile: all that stood there before is shown.
+    # Events of what was asked last may still come: all that stood there is shown.
     assert documents(shown_all.output)[: len(rows)] == rows
     assert len(failed.output.splitlines()) == before + 2
     assert all("fuel_exhausted" in line for line in failed.output.splitlines()[-2:])
