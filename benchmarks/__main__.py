@@ -1,4 +1,4 @@
-"""All benchmarks, stages first, in some eight minutes: ``make bench``.
+"""All benchmarks, stages first, in some nine minutes: ``make bench``.
 
     python -m benchmarks [--count N] [--rounds N] [--seconds N] [--save]
 
