@@ -98,10 +98,22 @@ class Executor:
 
     def running_lanes(self) -> list[int]:
         """Give the partitions that it serves now, as `/status` says."""
+        return [partition for lanes in self._served() for partition in lanes]
+
+    def _served(self) -> list[list[int]]:
+        """Give the same by worker."""
         code, text = self.http("/status")
         workers = json.loads(text)["service"]["workers"] if code == 200 else []
-        lanes = [lane for worker in workers for lane in worker["lanes"]]
-        return [one["partition"] for one in lanes if one["state"] == "running"]
+        return [
+            [one["partition"] for one in worker["lanes"] if one["state"] == "running"]
+            for worker in workers
+        ]
+
+    async def serving(self, *shares: int) -> None:
+        """Wait until its workers run so many lanes each; ready, they only joined."""
+        async with asyncio.timeout(READY_S):
+            while tuple(map(len, await asyncio.to_thread(self._served))) != shares:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
     def kill(self) -> None:
         """SIGKILL the supervisor; its workers die with it."""

@@ -106,7 +106,7 @@ class Host:
             while True:
                 wanted = await self.leaves()
                 rows = [r for r in self.lines() if r["kind"] != RESTORED]
-                if len(rows) >= len(wanted):
+                if len(rows) >= len(wanted) and wanted == await self.leaves():
                     break
                 await asyncio.sleep(0.1)
         places = [(row["partition"], row["audit_offset"]) for row in rows]
@@ -231,7 +231,7 @@ async def test_a_full_disk_a_second_executor_and_an_older_state(
         # The backup from before is put back.
         await one.backup("restore")
         third = one.start()
-        await third.ready()
+        await third.serving(PARTITIONS)  # and what its lanes wrote at first is there
         rows = await one.complete()
         failed = [row["count"] for row in rows if row.get("status") == "FAILED"]
         assert sum(failed) == one.failed

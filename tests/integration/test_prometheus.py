@@ -110,6 +110,7 @@ async def test_the_manuals_queries_and_the_dashboards_tell_the_truth(
             MAX_FUEL="1000000000000", HARD_MAX_FUEL="1000000000000",
         )  # fmt: skip
         await executor.ready()
+        await executor.serving(1, 1)
         with prometheus(tmp_path, executor.port) as server:
             total = "wasm_executions_total"
             await until(lambda: server.query(total) != {}, "a first scrape")

@@ -20,7 +20,6 @@ from stream_executor.audit.segments import link_of
 from stream_executor.audit.signing import certify, public_bytes, signed
 from stream_executor.kafka.admin import KafkaAdmin
 from stream_executor.kafka.appender import Appender
-from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.topics import desired
 from stream_executor.model.audit import Genesis, LaneReleased, Seal
 from stream_executor.model.request import Call, ExecutionRequest, ModuleName
@@ -105,9 +104,8 @@ async def states(executor: Executor, wanted: dict[int, str]) -> None:
 
 async def results(made: TestDeployment, partition: int, count: int) -> None:
     """Wait until a lane has written so many results."""
-    async with asyncio.timeout(60), PartitionReader(made.connection) as reader:
-        topic = made.topics.results
-        while await reader.end_offset(topic, partition) < count:  # noqa: ASYNC110
+    async with asyncio.timeout(60):
+        while len(await made.records(made.topics.results, partition)) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 

@@ -8,7 +8,7 @@ import resource
 import secrets
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,9 @@ VALUE = encode_json(ExecutionRequest("r", ModuleName("add", "1"), Call("add", b"
 def tree(pid: int) -> Iterator[int]:
     """Give a process and all below it."""
     yield pid
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
+    with suppress(FileNotFoundError, ProcessLookupError):  # it may end while we look
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        for child in " ".join((t / "children").read_text() for t in tasks).split():
             yield from tree(int(child))
 
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-import orjson
 import pytest
 
 from stream_executor.kafka.appender import Appender
@@ -63,6 +62,8 @@ async def test_metrics_are_there_at_zero_and_sum_over_processes(
         executor = made.start(WORKERS="2")
         await executor.ready()
 
+        await executor.serving(2, 2)
+
         assert {n: metrics(executor)[n] for n in MANUAL} == dict.fromkeys(MANUAL, 0)
 
         for partition in range(4):
@@ -87,7 +88,7 @@ async def test_metrics_are_there_at_zero_and_sum_over_processes(
         assert [executor.http(p)[0] for p in ("/live", "/ready", "/health")] == [
             200
         ] * 3
-        assert _running(executor) == {0, 1, 2, 3}
+        assert sorted(executor.running_lanes()) == [0, 1, 2, 3]
         assert await executor.stop() == 0
 
 
@@ -101,23 +102,13 @@ async def test_executors_of_one_group_share_the_partitions(
         await first.ready()
         second = made.start()
         await second.ready()
-        async with asyncio.timeout(60):
-            while [len(_running(e)) for e in (first, second)] != [2, 2]:  # noqa: ASYNC110
-                await asyncio.sleep(0.2)
+        await first.serving(2)
+        await second.serving(2)
 
-        assert _running(first) | _running(second) == {0, 1, 2, 3}
+        both = first.running_lanes() + second.running_lanes()
+        assert sorted(both) == [0, 1, 2, 3]
         assert await first.stop() == 0
         assert await second.stop() == 0
-
-
-def _running(executor: Executor) -> set[int]:
-    status = orjson.loads(executor.http("/status")[1])["service"]
-    return {
-        lane["partition"]
-        for worker in status["workers"]
-        for lane in worker["lanes"]
-        if lane["state"] == "running"
-    }
 
 
 @pytest.mark.timeout(60)

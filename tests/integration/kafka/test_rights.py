@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its own exports
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -97,6 +98,13 @@ def grant(bootstrap: str, rows: Iterable[Acl]) -> None:
     ]
     for done in admin.create_acls(bindings).values():
         done.result(10)
+    everything = AclBindingFilter(
+        ResourceType.ANY, None, ResourcePatternType.ANY, None, None,  # type: ignore[arg-type]  # None is any
+        AclOperation.ANY, AclPermissionType.ANY,
+    )  # fmt: skip
+    # The controller has them; the broker learns of them a moment later.
+    while len(admin.describe_acls(everything).result(10)) < len(set(bindings)):
+        pass
 
 
 @pytest.fixture(scope="module")

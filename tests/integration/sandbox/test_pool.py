@@ -141,7 +141,7 @@ async def test_a_hang_is_a_timeout_and_nobody_waits_for_it(
 
 async def test_a_frozen_process_is_killed_from_outside(sandbox: LocalSandbox) -> None:
     """Its own clock stands still; the parent's does not."""
-    running = asyncio.create_task(sandbox.run([hang(300), ADD]))
+    running = asyncio.create_task(sandbox.run([hang(3_000), ADD]))
     await until(lambda: at_job(sandbox))
     (pid, *_) = busy_pids(sandbox)
     os.kill(pid, signal.SIGSTOP)

@@ -322,7 +322,7 @@ async def test_a_second_interrupt_does_not_wait(service: Service) -> None:
 
 
 async def test_a_worker_that_goes_silent_is_replaced(service: Service) -> None:
-    impatient = Patience(first_s=0.01, most_s=0.05, steady_s=60, silence_s=1.5)
+    impatient = Patience(first_s=0.01, most_s=0.05, steady_s=60, silence_s=5)
     supervisor = await service.start("silent", patience=impatient)
     first = await service.note("started-0-0")
     await service.note("started-0-1")
