@@ -135,8 +135,8 @@ class MemoryWorld:
         """What the log must be."""
         return Expected(
             REQUESTS, RESULTS, AUDIT, partition, "c1", public_bytes(OPERATOR),
-            self.believe, DEPLOYMENT, LEAST_HORIZON_MS, self.view.resumes,
-            self.incarnation,
+            self.believe, DEPLOYMENT, LEAST_HORIZON_MS, self.broker.now_ms,
+            self.view.resumes, self.incarnation,
         )  # fmt: skip
 
     def believe(self, seal: Seal) -> None:

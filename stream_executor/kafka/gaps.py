@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from stream_executor.kafka.batches import committed, merge, parse_batches
 from stream_executor.kafka.client import BrokerClient
 from stream_executor.model.errors import (
+    HoleError,
     IntegrityError,
     MalformedError,
     UnavailableError,
@@ -83,8 +84,8 @@ class GapProver:
             ``[Range(start, end)]``, or nothing if the range is empty.
 
         Raises:
-            IntegrityError: an offset holds a record, or no batch covers it; the message
-                names the first such offset.
+            HoleError: no batch covers an offset.
+            IntegrityError: an offset holds a record; the message names the first one.
             UnavailableError: no answer in time, or the range is not decided yet.
             BrokerRefusedError: the range begins outside the log, or no right to read.
         """
@@ -133,9 +134,11 @@ class GapProver:
                 if header.last_offset < reached:
                     continue  # a fetch may begin with the batch before
                 if header.base_offset > reached:
-                    raise IntegrityError(
+                    raise HoleError(
                         f"{where}: no batch covers offset {reached}; the next begins "
-                        f"at {header.base_offset}"
+                        f"at {header.base_offset}",
+                        reached,
+                        min(header.base_offset, end),
                     )
                 reached = min(header.last_offset + 1, end)
                 if not holds_records:

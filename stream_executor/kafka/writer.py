@@ -296,7 +296,8 @@ class LaneWriter:
         if base < self._log_ends[topic]:
             raise IntegrityError(
                 f"{where}: expected an offset from {self._log_ends[topic]} on, "
-                f"got {base}: the log has lost records"
+                f"got {base}: the log has lost records; look at it with "
+                "`wasm-executor audit doctor`, then restart this executor"
             )
         self._log_ends[topic] = base + count
         self._written[topic] += count

@@ -33,7 +33,7 @@ from stream_executor.auth.token import (
     authorize,
     verify_token,
 )
-from stream_executor.lane.damage import RESUME, within
+from stream_executor.lane.damage import resume_with, within
 from stream_executor.lane.entries import NO_HEADERS, Admitted, Refused
 from stream_executor.model.audit import ContextDigests
 from stream_executor.model.codes import CODES, Code
@@ -257,7 +257,7 @@ class Admission:
             message = (
                 f"the record at offset {offset} carries its producer's time, not the "
                 "broker's: set message.timestamp.type=LogAppendTime on the topic, then "
-                f"{RESUME} {self.place.partition}`"
+                f"{resume_with(self.place.partition)}"
             )
             raise IntegrityError(message)
         if timestamp > now_ms + MAX_CLOCK_LEAD_MS:

@@ -18,7 +18,11 @@ from stream_executor.audit.chain import ChainHead, leaf_hash
 from stream_executor.audit.findings import ChainError
 from stream_executor.audit.segments import SegmentParser
 from stream_executor.audit.signing import verify_signed
-from stream_executor.lane.crosschecks import answered_by_results, log_of_results
+from stream_executor.lane.crosschecks import (
+    answered_by_results,
+    log_of_results,
+    looking_back,
+)
 from stream_executor.lane.damage import (
     Damage,
     DamagedError,
@@ -26,6 +30,7 @@ from stream_executor.lane.damage import (
     begin_anew,
     ranges_of,
     span,
+    still_ahead,
 )
 from stream_executor.lane.ports import LogReader
 from stream_executor.model.audit import Genesis, Seal
@@ -39,8 +44,6 @@ if TYPE_CHECKING:
     from stream_executor.lane.suspicion import Standstill
     from stream_executor.model.record import Range
 
-_FIRST_LOOK_BACK = 256
-_LOOK_BACK_FACTOR = 8
 _MOST_SHOWN = 8
 
 
@@ -59,6 +62,7 @@ class Expected(msgspec.Struct, frozen=True):
         secret: the deployment secret, for the anchor's digest; empty where it is
             not known: then the anchor's time alone is compared.
         horizon_ms: how long a spent jti matters, in lane time.
+        now_ms: this host's clock when it looks.
         resumes: gives what the operator ordered for a log, by its id.
         incarnation: of the process that recovers.
     """
@@ -72,6 +76,7 @@ class Expected(msgspec.Struct, frozen=True):
     believe: Callable[[Seal], None]
     secret: bytes
     horizon_ms: int
+    now_ms: int
     resumes: Callable[[bytes], Sequence[ResumeOrder]] = _nothing_ordered
     incarnation: bytes = bytes(16)
 
@@ -157,21 +162,22 @@ class AuditLog(msgspec.Struct, frozen=True):
             self.reader, self.expected, self.log_id, head.seq
         )
         next_offset = max(start, ahead)
+        refused = self.orders[-1].refused if self.orders else ()
         return WayBack(
-            self.log_id, head, next_offset, span(start, next_offset), skipped
-        )
+            self.log_id, head, next_offset, span(start, next_offset), skipped,
+            still_ahead(refused, next_offset),
+        )  # fmt: skip
 
     async def to_last_seal(self, standstill: Standstill) -> SegmentParser:
         """Find the last believed seal by looking back further and further."""
-        back = _FIRST_LOOK_BACK
-        while True:
-            start = max(self.begin, self.end - back)
+        parser = self.parser(None)
+        for start in looking_back(self.begin, self.end):
             whole = start == self.begin and (start == 0 or self.root is not None)
             parser = self.parser(ChainHead() if whole else None)
             await self.parse(parser, start, lambda one: standstill.note(one.leaves))
-            if parser.last is not None or start == self.begin:
-                return parser
-            back *= _LOOK_BACK_FACTOR
+            if parser.last is not None:
+                break
+        return parser
 
     async def hold_end(self, parser: SegmentParser) -> None:
         """Hold what stands behind the last seal, or behind genesis.

@@ -1,7 +1,9 @@
-"""Does a recovered head fit the requests and the results beside its log?
+"""Does a recovered head fit what stands beside its log?
 
 Requests must reach as far as the head and hold the anchored record still; results must
-not cite events that the log lost. What does not fit is damage, with its way back.
+not cite events that the log lost; the control topic must hold what was applied; and no
+spent token may be forgotten that could run again. What does not fit is damage, with its
+way back.
 
 Not here: reading the log itself (``lane.recovery``, whose step 7 this is).
 """
@@ -12,21 +14,36 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stream_executor.audit.digests import BODY_TAG, Salter, content_digest
-from stream_executor.lane.damage import Damage, DamagedError, WayBack, span
+from stream_executor.audit.project import utc
+from stream_executor.lane.damage import (
+    Damage,
+    DamagedError,
+    WayBack,
+    resume_with,
+    span,
+    still_ahead,
+)
+from stream_executor.lane.head import CLOCKS_APART_MS
 from stream_executor.model.audit import RequestExecuted, RequestRefused
 from stream_executor.model.errors import MalformedError
 from stream_executor.wire.avro import class_of, decode
 from stream_executor.wire.results import decode_result
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stream_executor.audit.segments import Segment
     from stream_executor.lane.audit_log import AuditLog, Expected
+    from stream_executor.lane.head import LaneHead
     from stream_executor.lane.ports import LogReader
     from stream_executor.lane.recovery import Recovered
+    from stream_executor.model.audit import Seal
+    from stream_executor.model.control import ResumeOrdered
     from stream_executor.model.record import Range
     from stream_executor.model.result import ExecutionResult
 
-_LAST_RESULTS = 8
+_FIRST_LOOK_BACK = 256
+_LOOK_BACK_FACTOR = 8
 
 
 async def cross_check(log: AuditLog, recovered: Recovered) -> None:
@@ -47,7 +64,7 @@ async def cross_check(log: AuditLog, recovered: Recovered) -> None:
             f"ends at {end}, but {head.next} is the next to answer: "
             "the topic was truncated or made anew",
             partition,
-            _way_back(recovered, await _first_other(log, recovered, begin)),
+            way_back(recovered, await _first_other(log, recovered, begin), anew=True),
         )
     if begin <= head.anchor_offset:
         await _check_anchor(log, recovered, begin)
@@ -61,7 +78,7 @@ async def cross_check(log: AuditLog, recovered: Recovered) -> None:
             f"answers up to {ahead}, the audit log only up to {head.next}: "
             "the audit log lost its tail",
             partition,
-            _way_back(recovered, max(ahead, begin), span(head.next, max(ahead, begin))),
+            way_back(recovered, max(ahead, begin), span(head.next, max(ahead, begin))),
         )
     if head.next < begin:
         raise DamagedError(
@@ -70,17 +87,90 @@ async def cross_check(log: AuditLog, recovered: Recovered) -> None:
             f"begins at {begin}, {head.next} is the next to answer: "
             "requests were removed before they were answered",
             partition,
-            _way_back(recovered, begin, span(head.next, begin)),
+            way_back(recovered, begin, span(head.next, begin)),
         )
 
 
-def _way_back(
-    recovered: Recovered, next_offset: int, lost: tuple[Range, ...] = ()
+def hold_control(recovered: Recovered, partition: int, control_offset: int) -> None:
+    """Hold the head against how far the control topic goes.
+
+    Raises:
+        DamagedError: decisions rested on what is no longer there.
+    """
+    if control_offset < recovered.head.control_offset:
+        raise DamagedError(
+            Damage.CONTROL_TAIL_LOST,
+            "the control topic",
+            f"ends at {control_offset}, the last seal had applied it up to "
+            f"{recovered.head.control_offset}",
+            partition,
+            remedy="bring the control topic back as it was written",
+        )
+
+
+async def hold_replay_window(log: AuditLog, recovered: Recovered, first: Seal) -> None:
+    """Hold a log whose beginning was removed: are all spent tokens known that matter?
+
+    Those of the removed leaves could run again in requests that were appended within
+    the horizon of the first leaves that are kept.
+
+    Args:
+        log: the audit partition.
+        recovered: what it says, orders not applied.
+        first: its first seal, younger than the one that the last seal needs.
+
+    Raises:
+        DamagedError: such requests wait, or may come still.
+    """
+    expected, head = log.expected, recovered.head
+    topic, partition = expected.requests_topic, expected.partition
+    if any(order_is_for(order, head) for order in log.orders):
+        return
+    over_ms = first.lane_time + expected.horizon_ms
+    found = await log.reader.offset_for_time(topic, partition, over_ms)
+    safe = await log.reader.end_offset(topic, partition) if found is None else found
+    over = found is not None or expected.now_ms > over_ms + CLOCKS_APART_MS
+    if over and safe <= head.next:
+        return
+    refused = (*span(head.next, safe), *still_ahead(recovered.refused, safe))
+    raise DamagedError(
+        Damage.REPLAY_WINDOW_LOST,
+        log.where,
+        f"begins at {log.begin}: leaves were removed whose tokens could run again in "
+        f"requests from before {utc(over_ms)}",
+        partition,
+        WayBack(recovered.log_id, head.chain, head.next, refused=refused)
+        if over
+        else None,
+        remedy=f"wait until {utc(over_ms + CLOCKS_APART_MS)}, then "
+        + resume_with(partition),
+    )
+
+
+def order_is_for(order: ResumeOrdered, head: LaneHead) -> bool:
+    """Tell whether an order names exactly this head."""
+    return (order.head_seq, order.head) == (head.chain.seq - 1, head.chain.hash)
+
+
+def way_back(
+    recovered: Recovered,
+    next_offset: int,
+    lost: tuple[Range, ...] = (),
+    *,
+    anew: bool = False,
 ) -> WayBack:
-    """Go on from this head elsewhere; an order that is not written yet is kept."""
+    """Go on from this head elsewhere; an order that is not written yet is kept.
+
+    So is what was ordered to be refused, unless the requests are others now.
+    """
     before = () if recovered.resume is None else tuple(recovered.resume.order.lost)
+    refused = () if anew else still_ahead(recovered.refused, next_offset)
     return WayBack(
-        recovered.log_id, recovered.head.chain, next_offset, (*before, *lost)
+        recovered.log_id,
+        recovered.head.chain,
+        next_offset,
+        (*before, *lost),
+        refused=refused,
     )
 
 
@@ -105,17 +195,33 @@ async def log_of_results(reader: LogReader, expected: Expected) -> bytes | None:
 
 
 async def _last_results(reader: LogReader, expected: Expected) -> list[ExecutionResult]:
+    """Give this partition's last committed results; at least one if there is any.
+
+    However many offsets lie behind it: an aborted transaction may end the log.
+    """
     topic, partition = expected.results_topic, expected.partition
     end = await reader.end_offset(topic, partition)
     begin = await reader.begin_offset(topic, partition)
-    found = []
-    async for records in reader.read(
-        topic, partition, max(begin, end - _LAST_RESULTS), end
-    ):
-        for record in records:
-            with suppress(MalformedError):
-                found.append(decode_result(record.value or b""))
-    return [result for result in found if result.partition == partition]
+    found: list[ExecutionResult] = []
+    for start in looking_back(begin, end):
+        async for records in reader.read(topic, partition, start, end):
+            for record in records:
+                with suppress(MalformedError):
+                    result = decode_result(record.value or b"")
+                    if result.partition == partition:
+                        found.append(result)
+        if found:
+            break
+    return found
+
+
+def looking_back(begin: int, end: int) -> Iterator[int]:
+    """Give offsets to read from, further and further before the end; begin is last."""
+    back = _FIRST_LOOK_BACK
+    while end - back > begin:
+        yield end - back
+        back *= _LOOK_BACK_FACTOR
+    yield begin
 
 
 async def _first_other(log: AuditLog, recovered: Recovered, begin: int) -> int:
@@ -181,14 +287,15 @@ async def _check_anchor(log: AuditLog, recovered: Recovered, begin: int) -> None
                 f"offset {at} holds another body than was answered, appended at the "
                 "same moment: the deployment secret changed"
             )
-    way_back = None
+    back = None
     if damage is Damage.REQUESTS_REPLACED:
-        way_back = _way_back(recovered, await _first_other(log, recovered, begin))
+        other = await _first_other(log, recovered, begin)
+        back = way_back(recovered, other, anew=True)
     raise DamagedError(
         damage,
         f"{expected.requests_topic}-{partition}",
         finding,
         partition,
-        way_back,
+        back,
         remedy="set the deployment secret back to what `wasm-executor init` made",
     )

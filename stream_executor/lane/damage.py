@@ -32,16 +32,22 @@ class Damage(StrEnum):
     AUDIT_TAIL_LOST = "audit_tail_lost"
     REQUESTS_REMOVED = "requests_removed"
     REQUESTS_REPLACED = "requests_replaced"
+    REQUESTS_HOLE = "requests_hole"
+    REPLAY_WINDOW_LOST = "replay_window_lost"
+    CONTROL_TAIL_LOST = "control_tail_lost"
     SECRET_CHANGED = "secret_changed"  # noqa: S105 - a kind
     FOREIGN_TIME = "foreign_time"
 
 
-RESUME = "look at it with `wasm-executor audit doctor`, then `wasm-executor lane resume"
 BRING_BACK = "bring the audit log back as it was written"
 
 
 class WayBack(msgspec.Struct, frozen=True):
-    """What a resume would order; see ``ResumeOrdered`` for each field."""
+    """What a resume would order; see ``ResumeOrdered`` for each field.
+
+    The newest order alone says what is refused, so a way back repeats what is still
+    ahead; where the topic is another one, nothing is.
+    """
 
     log_id: bytes
     head: ChainHead
@@ -73,7 +79,7 @@ class DamagedError(IntegrityError):
         remedy: str = BRING_BACK,
     ) -> None:
         if way_back is not None:
-            remedy = f"{RESUME} {partition}`"
+            remedy = resume_with(partition)
         super().__init__(f"{where}: {finding}; {remedy}")
         self.damage = damage
         self.where = where
@@ -81,6 +87,14 @@ class DamagedError(IntegrityError):
         self.partition = partition
         self.way_back = way_back
         self.remedy = remedy
+
+
+def resume_with(partition: int) -> str:
+    """Give the commands that look at a halted lane and let it go on."""
+    return (
+        "look at it with `wasm-executor audit doctor`, then "
+        f"`wasm-executor lane resume {partition}`"
+    )
 
 
 def begin_anew(partition: int, previous_log: bytes) -> str:
@@ -102,6 +116,11 @@ def ranges_of(offsets: Iterable[int]) -> tuple[Range, ...]:
         else:
             found.append(Range(offset, offset + 1))
     return tuple(found)
+
+
+def still_ahead(ranges: Iterable[Range], offset: int) -> tuple[Range, ...]:
+    """Give what of the ranges lies at the offset or behind it."""
+    return tuple(Range(max(r.start, offset), r.end) for r in ranges if r.end > offset)
 
 
 def within(ranges: Iterable[Range], offset: int) -> bool:

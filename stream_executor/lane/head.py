@@ -10,6 +10,8 @@ from stream_executor.model.audit import ZERO32
 # Seals name their window at least this far back, so that a deployment that shortens
 # and later restores its limits finds what it needs (docs/wire-format.md, "Replay").
 LEAST_HORIZON_MS = 150_000
+# The clocks of brokers and hosts are allowed to differ by this much.
+CLOCKS_APART_MS = 60_000
 
 
 class SpentSeal(msgspec.Struct, frozen=True, gc=False):

@@ -29,7 +29,7 @@ from stream_executor.lane.entries import (
 from stream_executor.lane.suspicion import MAX_ATTEMPTS
 from stream_executor.lane.window import InFlightWindow
 from stream_executor.model.codes import Code
-from stream_executor.model.errors import IntegrityError
+from stream_executor.model.errors import HoleError, IntegrityError
 from stream_executor.model.request import InlineModule
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from stream_executor.lane.world import LaneWorld
     from stream_executor.model.errors import ExecutorError
     from stream_executor.model.job import Job, Report
-    from stream_executor.model.record import Record
+    from stream_executor.model.record import Range, Record
 
 # Jobs and their slots, by issuer: one issuer a batch.
 Jobs = dict[str, tuple[list["Job"], list[int]]]
-# A position that moved over markers alone is sealed when the lane is otherwise idle.
+# A gap or a change of context without an answer is sealed when the lane is idle.
 QUIET_SEAL_S = 10.0
 
 
@@ -95,6 +95,8 @@ class Intake:
         self._refetched_at = -1
         self._quiet_since: float | None = None
         self._announcing = self._announced = -1
+        self._committing = False
+        self._all_settled = asyncio.Event()
         self._oldest = (-1, 0.0)
 
     # -- how it stands --------------------------------------------------------
@@ -169,7 +171,8 @@ class Intake:
         """Admit until the inbox is empty or something must be waited for (5, 6)."""
         if self.failure is not None or not self.open:
             return  # what is admitted now would be forgotten, its jti spent
-        context = self._look_at_context()
+        # Without a record nothing rests on a new context yet.
+        context = self._look_at_context() if self.inbox else self._context
         now_ms = self._world.now_ms()
         jobs: Jobs = {}
         try:
@@ -273,7 +276,7 @@ class Intake:
         before, now = self._context, self._world.basis.context()
         self._context = now
         if now is not before and now.digests != before.digests:
-            self.window.add(ContextChange(now.digests))
+            self._add_quietly(ContextChange(now.digests))
         return now
 
     # -- what admission must wait for ------------------------------------------
@@ -315,22 +318,43 @@ class Intake:
         topic, partition = self._place.topic, self._place.partition
         try:
             ranges = await world.prover.prove_gap(topic, partition, start, until)
-        except IntegrityError:
-            if self._ended or self._refetched_at == start:
+        except IntegrityError as error:
+            if self._ended:
+                raise
+            if self._refetched_at == start:
+                if isinstance(error, HoleError):
+                    await self._settle_before(error)
                 raise
             # The client skipped records that exist: once that may be its own state.
             self._refetched_at = start
             self._clear_inbox()
             world.seek(partition, start)
             return
-        if self._ended:
-            return
+        if not self._ended:
+            self._pass(ranges, until)
+
+    def _pass(self, ranges: Sequence[Range], until: int) -> None:
         for found in ranges:
-            self.window.add(Gap(found.start, found.end))
+            self._add_quietly(Gap(found.start, found.end))
         self.expected = until
+        self.wake.set()
+
+    async def _settle_before(self, hole: HoleError) -> None:
+        """Commit all that lies before a hole: there the lane's way back begins."""
+        topic, partition = self._place.topic, self._place.partition
+        ranges = await self._world.prover.prove_gap(
+            topic, partition, self.expected, hole.start
+        )
+        self._pass(ranges, hole.start)
+        while len(self.window) or self._committing:
+            self._all_settled.clear()
+            await self._all_settled.wait()
+
+    def _add_quietly(self, entry: Gap | ContextChange) -> None:
+        """Add what is sealed with the next answer, or alone after a while."""
+        self.window.add(entry)
         if self._quiet_since is None:
             self._quiet_since = asyncio.get_running_loop().time()
-        self.wake.set()
 
     # -- what the lane commits ----------------------------------------------------
 
@@ -368,12 +392,18 @@ class Intake:
 
     def take(self) -> tuple[list[Entry], list[Report]]:
         """Take the finished prefix, as much as one transaction carries."""
-        self._quiet_since = None
         settings = self._world.settings
-        return self.window.take(settings.commit_requests, settings.commit_bytes)
+        self._committing = True
+        taken = self.window.take(settings.commit_requests, settings.commit_bytes)
+        # What one transaction did not carry may be a gap that no answer comes after.
+        left = self.window.finished > 0
+        self._quiet_since = asyncio.get_running_loop().time() if left else None
+        return taken
 
     def settled(self, entries: Sequence[Entry]) -> None:
         """Take note that these are committed."""
+        self._committing = False
+        self._all_settled.set()
         for entry in entries:
             if isinstance(entry, Admitted) and entry.inline:
                 self._world.modules.release_inline(entry.job.module_s256)

@@ -30,6 +30,8 @@ from stream_executor.auth.replay import ReplayWindow
 from stream_executor.auth.token import Place
 from stream_executor.lane.admission import Admission
 from stream_executor.lane.conclusion import LaneIdentity, Transaction, conclude
+from stream_executor.lane.crosschecks import hold_control
+from stream_executor.lane.damage import resume_with
 from stream_executor.lane.intake import Intake
 from stream_executor.lane.pace import CommitPace
 from stream_executor.lane.recovery import Recovered, recover
@@ -37,6 +39,7 @@ from stream_executor.model.errors import (
     BrokerRefusedError,
     ClockError,
     FencedError,
+    HoleError,
     IntegrityError,
     MalformedError,
     TransientError,
@@ -191,8 +194,11 @@ class Lane:
         """Acquire and serve the lane; returns once it is closed."""
         try:
             await self._commit_until_closed(await self._acquire())
-        except (IntegrityError, MalformedError):
+        except (IntegrityError, MalformedError) as error:
             await self._world.hold_cluster()  # what does not fit may be another's
+            if isinstance(error, HoleError):
+                message = f"{error}: requests were lost; {resume_with(self.partition)}"
+                raise IntegrityError(message) from error
             raise
 
     def _after_refusal(self, error: BrokerRefusedError) -> float:
@@ -227,12 +233,7 @@ class Lane:
         if context.digests.control_offset < recovered.head.control_offset:
             await world.basis.confirm_view()  # the seal may be younger than our look
             context = world.basis.context()
-        if context.digests.control_offset < recovered.head.control_offset:
-            message = (
-                f"the control topic ends at {context.digests.control_offset}, the last "
-                f"seal had applied it up to {recovered.head.control_offset}"
-            )
-            raise IntegrityError(message)
+        hold_control(recovered, self.partition, context.digests.control_offset)
         await self._open(recovered)  # 3
         self._retries = 0
         place = Place(expected.requests_topic, self.partition)

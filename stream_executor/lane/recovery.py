@@ -11,6 +11,7 @@ Steps, in this order:
  2. genesis: the operator's word for this log;
  3. the last believed seal, found from the end backwards;
  4. every segment from that seal's window_from: replay window, chain, continuity;
+    where leaves of the window were removed, whether that can harm;
  5. nothing of another log and no torn transaction after it;
  6. the operator's order for this head, if there is one;
  7. cross-checks: requests log holds ``next`` and the anchor; results are not ahead.
@@ -31,8 +32,17 @@ from stream_executor.lane.audit_log import (
     no_genesis,
     read_root,
 )
-from stream_executor.lane.crosschecks import cross_check
-from stream_executor.lane.head import LEAST_HORIZON_MS, LaneHead, SpentSeal
+from stream_executor.lane.crosschecks import (
+    cross_check,
+    hold_replay_window,
+    order_is_for,
+)
+from stream_executor.lane.head import (
+    CLOCKS_APART_MS,
+    LEAST_HORIZON_MS,
+    LaneHead,
+    SpentSeal,
+)
 from stream_executor.lane.suspicion import Standstill, Suspicion
 from stream_executor.model.audit import ZERO32, Seal
 from stream_executor.model.errors import FencedError, IntegrityError, MalformedError
@@ -46,8 +56,6 @@ if TYPE_CHECKING:
     from stream_executor.auth.replay import ReplayWindow
     from stream_executor.lane.ports import LogReader
 
-_CLOCKS_APART_MS = 60_000
-
 
 class Recovered(msgspec.Struct, frozen=True):
     """What the log says.
@@ -59,7 +67,7 @@ class Recovered(msgspec.Struct, frozen=True):
         foreign: audit offsets seen that are no leaves.
         sealed_next: where the last seal left off; an order moves ``head.next`` only.
         resume: the order for this head, to be written as a leaf.
-        refused: requests offsets that were ordered to be refused.
+        refused: requests offsets that the newest order refuses.
         suspicion: what must be tried alone.
     """
 
@@ -111,15 +119,16 @@ async def _recover_up_to(
         raise await no_genesis(reader, expected, end)
     resumes = expected.resumes(log_id)
     orders = [one.order for one in resumes]
+    refused = tuple(orders[-1].refused) if orders else ()
     log = AuditLog(reader, expected, log_id, root, orders, begin, end)
     standstill = Standstill()
     parser = await log.to_last_seal(standstill)
     if parser.last is not None:
-        recovered = await _from_window(log, parser.last, window)
+        recovered = await _from_window(log, parser.last, window, refused)
     elif root is not None:
         await log.hold_end(parser)
         at = LaneHead(root.head, root.next)
-        recovered = Recovered(root.log_id, at, 0, [], root.next)
+        recovered = Recovered(root.log_id, at, 0, [], root.next, refused=refused)
     else:
         message = f"{log.where}: the seal that named log {log_id.hex()} is gone"
         raise IntegrityError(message)
@@ -135,11 +144,9 @@ async def _recover_up_to(
 def _ordered(recovered: Recovered, resumes: Sequence[ResumeOrder]) -> Recovered:
     """Let the newest order for exactly this head move the lane."""
     head = recovered.head
-    refused = tuple(r for one in resumes for r in one.order.refused)
-    recovered = msgspec.structs.replace(recovered, refused=refused)
     for one in reversed(resumes):
         order = one.order
-        if (order.head_seq, order.head) == (head.chain.seq - 1, head.chain.hash):
+        if order_is_for(order, head):
             if order.next != head.next:  # the anchor may be of a topic that is gone
                 head = msgspec.structs.replace(
                     head,
@@ -152,13 +159,15 @@ def _ordered(recovered: Recovered, resumes: Sequence[ResumeOrder]) -> Recovered:
     return recovered
 
 
-async def _from_window(log: AuditLog, last: Seal, window: ReplayWindow) -> Recovered:
+async def _from_window(
+    log: AuditLog, last: Seal, window: ReplayWindow, refused: tuple[Range, ...]
+) -> Recovered:
     """Re-read from the last seal's window_from; rebuild what the seals carry."""
     expected, begin = log.expected, log.begin
     start = max(begin, last.window_from_offset)
     if expected.horizon_ms > LEAST_HORIZON_MS:
         # The last owner may have worked with a shorter horizon: go by time instead.
-        since = last.lane_time - expected.horizon_ms - _CLOCKS_APART_MS
+        since = last.lane_time - expected.horizon_ms - CLOCKS_APART_MS
         by_time = await log.reader.offset_for_time(
             expected.audit_topic, expected.partition, since
         )
@@ -166,12 +175,12 @@ async def _from_window(log: AuditLog, last: Seal, window: ReplayWindow) -> Recov
     parser = log.parser(None)
     spent: list[SpentSeal] = []
     foreign: list[int] = []
-    first_seq: list[int] = []
+    seals: list[Seal] = []
 
     def take(segment: Segment) -> None:
         seal = segment.seal
-        first_seq.append(seal.seq)
-        foreign.extend(segment.foreign if len(first_seq) > 1 else ())
+        foreign.extend(segment.foreign if seals else ())
+        seals.append(seal)
         if seal.spent and seal.lane_time + expected.horizon_ms >= last.lane_time:
             window.load(seal.spent, seal.lane_time)
             spent.append(SpentSeal(seal.seq, segment.leaves[0].offset, seal.lane_time))
@@ -181,14 +190,8 @@ async def _from_window(log: AuditLog, last: Seal, window: ReplayWindow) -> Recov
     if seal is None or head is None or seal.seq != last.seq:
         message = f"the log ends at another seal than at first reading (seq {last.seq})"
         raise IntegrityError(message)
-    if first_seq[0] > last.window_from_seq and start > begin:
-        message = (
-            f"seal {last.seq} needs the log from seq {last.window_from_seq}, "
-            f"the first one found is {first_seq[0]}"
-        )
-        raise IntegrityError(message)
     await log.hold_end(parser)
-    return Recovered(
+    recovered = Recovered(
         seal.log_id,
         LaneHead(
             head, seal.next, seal.lane_time, seal.anchor_offset,
@@ -199,4 +202,8 @@ async def _from_window(log: AuditLog, last: Seal, window: ReplayWindow) -> Recov
         seal.term,
         foreign,
         seal.next,
+        refused=refused,
     )  # fmt: skip
+    if seals[0].seq > last.window_from_seq:
+        await hold_replay_window(log, recovered, seals[0])
+    return recovered

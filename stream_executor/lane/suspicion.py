@@ -2,11 +2,12 @@
 
 A child's death is its job's affair (``sandbox.pool``). This is about requests that
 take the whole worker down: nothing was written then, so only what the log says of
-terms that came and went tells. Two terms in a row, of two processes, begun at one
-offset and neither released in good order: from there on, as many requests as the
-terms had in flight are tried one at a time, each announced by ``attempt.started``.
-An attempt that nobody answered counts once per process, so that a broker's hiccup is
-no attempt. Normal running writes nothing and reads nothing for this.
+terms that came and went tells. Two other processes in a row, whose last terms began
+at one offset and were not released in good order: from there on, as many requests as
+the terms had in flight are tried one at a time, each announced by
+``attempt.started``. A process counts once however often it acquired the lane, and so
+does an attempt that nobody answered: a broker's hiccup is no death. Normal running
+writes nothing and reads nothing for this.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from stream_executor.audit.segments import Leaf
 
 MAX_ATTEMPTS = 3
-_TERMS_BEFORE = 2
+_DEATHS = 2
 
 
 class Suspicion(msgspec.Struct, frozen=True):
@@ -56,7 +57,7 @@ class Standstill:
     """Reads sealed leaves in order; says at the end what is suspect."""
 
     def __init__(self) -> None:
-        self._terms: list[_Term] = []
+        self._terms: list[_Term] = []  # the last of each process, the latest last
         self._attempts: dict[int, set[bytes]] = {}
 
     def note(self, leaves: Iterable[Leaf]) -> None:
@@ -70,7 +71,7 @@ class Standstill:
                 continue
             if isinstance(said, LaneAcquired):
                 term = _Term(said.next, said.window, said.incarnation)
-                self._terms = [*self._terms[-_TERMS_BEFORE + 1 :], term]
+                self._terms = [*self._of_others(said.incarnation)[-_DEATHS:], term]
             elif isinstance(said, AttemptStarted) and self._terms:
                 tried = self._attempts.setdefault(said.offset, set())
                 tried.add(self._terms[-1].incarnation)
@@ -88,15 +89,17 @@ class Standstill:
             requests_end: the end of the requests partition.
             incarnation: of the process that acquires the lane now.
         """
-        if not self._terms or next_offset >= requests_end:
+        others = self._of_others(incarnation)[-_DEATHS:]
+        if not others or next_offset >= requests_end:
             return Suspicion()
         tried = self._attempts.get(next_offset, set()) - {incarnation}
-        stuck = [t for t in self._terms if t.next == next_offset]
-        dead = {t.incarnation for t in stuck} - {incarnation}
-        if not tried and len(dead) < _TERMS_BEFORE:
+        dead = [term for term in others if term.next == next_offset]
+        if not tried and len(dead) < _DEATHS:
             return Suspicion()
-        until = next_offset + self._terms[-1].window
-        return Suspicion(until, next_offset, len(tried))
+        return Suspicion(next_offset + others[-1].window, next_offset, len(tried))
+
+    def _of_others(self, incarnation: bytes) -> list[_Term]:
+        return [term for term in self._terms if term.incarnation != incarnation]
 
 
 _TOLD_BY = frozenset({LaneAcquired, LaneReleased, AttemptStarted})

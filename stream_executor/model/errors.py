@@ -70,6 +70,18 @@ class ClockError(IntegrityError):
         self.until_ms = until_ms
 
 
+class HoleError(IntegrityError):
+    """Offsets that no batch covers, not even a marker: records were lost there.
+
+    Attributes:
+        start, end: the first offset of the hole, and the first one after it.
+    """
+
+    def __init__(self, message: str, start: int, end: int) -> None:
+        super().__init__(message)
+        self.start, self.end = start, end
+
+
 class FencedError(ExecutorError):
     """Another writer has taken this lane's transactional id: stop, do not re-fence.
 

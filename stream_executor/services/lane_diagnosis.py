@@ -17,14 +17,28 @@ import msgspec
 from stream_executor.auth.replay import ReplayBudget, ReplayWindow
 from stream_executor.kafka.admin import KafkaAdmin
 from stream_executor.kafka.connection import KafkaConnection
+from stream_executor.kafka.gaps import GapProver
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.topics import TopicNames
 from stream_executor.lane.admission import MAX_CLOCK_LEAD_MS
 from stream_executor.lane.audit_log import Expected
-from stream_executor.lane.damage import Damage, DamagedError, WayBack, ranges_of
+from stream_executor.lane.crosschecks import hold_control, way_back
+from stream_executor.lane.damage import (
+    Damage,
+    DamagedError,
+    WayBack,
+    ranges_of,
+    span,
+    within,
+)
 from stream_executor.lane.head import LEAST_HORIZON_MS
 from stream_executor.lane.recovery import recover
-from stream_executor.model.errors import FencedError, IntegrityError, MalformedError
+from stream_executor.model.errors import (
+    FencedError,
+    HoleError,
+    IntegrityError,
+    MalformedError,
+)
 from stream_executor.model.record import LOG_APPEND_TIME
 from stream_executor.services.speaking import read_control, speaking
 
@@ -33,6 +47,8 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from stream_executor.lane import ports
+    from stream_executor.lane.ports import LogReader
     from stream_executor.lane.recovery import Recovered
     from stream_executor.model.audit import Seal
     from stream_executor.modules.view import ControlView
@@ -91,9 +107,12 @@ async def diagnose(
     async with KafkaAdmin(deployment.connection) as admin:
         cluster_id = (await admin.cluster()).cluster_id
         count = await admin.partition_count(deployment.topics.requests)
-    async with PartitionReader(deployment.connection) as reader:
+    async with (
+        PartitionReader(deployment.connection) as reader,
+        GapProver(deployment.connection) as prover,
+    ):
         return [
-            await _diagnose(deployment, view, cluster_id, reader, partition)
+            await _diagnose(deployment, view, cluster_id, reader, prover, partition)
             for partition in (range(count) if partitions is None else partitions)
         ]
 
@@ -103,6 +122,7 @@ async def _diagnose(
     view: ControlView,
     cluster_id: str,
     reader: PartitionReader,
+    prover: GapProver,
     partition: int,
 ) -> Diagnosis:
     topics = deployment.topics
@@ -115,12 +135,13 @@ async def _diagnose(
     expected = Expected(
         topics.requests, topics.results, topics.audit, partition, cluster_id,
         deployment.operator_key, believe, deployment.secret, LEAST_HORIZON_MS,
-        view.resumes,
+        _now_ms(), view.resumes,
     )  # fmt: skip
     window = ReplayWindow(ReplayBudget(_REPLAY_BYTES), LEAST_HORIZON_MS)
     try:
         recovered = await recover(reader, expected, window)
-        await _hold_times(reader, topics.requests, recovered, partition)
+        hold_control(recovered, partition, view.next_offset)
+        await hold_waiting(reader, prover, topics.requests, recovered, partition)
     except DamagedError as error:
         back = error.way_back
         return Diagnosis(
@@ -139,34 +160,58 @@ async def _diagnose(
     return Diagnosis(partition, None, "", "", "", None, -1)
 
 
-async def _hold_times(
-    reader: PartitionReader, topic: str, recovered: Recovered, partition: int
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def hold_waiting(
+    reader: LogReader,
+    prover: ports.GapProver,
+    topic: str,
+    recovered: Recovered,
+    partition: int,
 ) -> None:
-    """Look for requests whose time is not the broker's, or ahead of this clock."""
-    latest = time.time_ns() // 1_000_000 + MAX_CLOCK_LEAD_MS
+    """Hold the requests that wait: is there a hole before the first, are times right?
+
+    Raises:
+        DamagedError: offsets are missing, or a time is not the broker's or lies ahead
+            of this clock.
+    """
+    latest = _now_ms() + MAX_CLOCK_LEAD_MS
     end = await reader.end_offset(topic, partition)
-    refused = recovered.refused
+    refused, head = recovered.refused, recovered.head
     found: list[int] = []
-    async for records in reader.read(topic, partition, recovered.head.next, end):
+    first = end
+    async for records in reader.read(topic, partition, head.next, end):
+        first = min(first, records[0].offset)
         found += [
             record.offset
             for record in records
             if (record.timestamp_type != LOG_APPEND_TIME or record.timestamp > latest)
-            and not any(one.start <= record.offset < one.end for one in refused)
+            and not within(refused, record.offset)
         ]
+    try:
+        await prover.prove_gap(topic, partition, head.next, first)
+    except HoleError as error:
+        raise DamagedError(
+            Damage.REQUESTS_HOLE,
+            f"{topic}-{partition}",
+            f"no batch covers [{error.start}, {error.end}): requests were lost there",
+            partition,
+            way_back(recovered, error.end, span(head.next, error.end)),
+        ) from error
     if found:
-        head = recovered.head
         ranges = ranges_of(found)
         spans = ", ".join(f"[{one.start}, {one.end})" for one in ranges)
-        before = recovered.resume
-        lost = () if before is None else tuple(before.order.lost)
+        back = way_back(recovered, head.next)
+        both = sorted((*back.refused, *ranges), key=lambda one: one.start)
         raise DamagedError(
             Damage.FOREIGN_TIME,
             f"{topic}-{partition}",
             f"the records in {spans} carry a time that is not the broker's or lies "
             "ahead: set message.timestamp.type=LogAppendTime, compare the clocks",
             partition,
-            WayBack(recovered.log_id, head.chain, head.next, lost, (), ranges),
+            msgspec.structs.replace(back, refused=tuple(both)),
         )
 
 
@@ -206,5 +251,12 @@ async def resume(
                 refused=list(back.refused),
             )
 
-        before = speaker.view.resumed
-        return await speaker.say(ordered, lambda: speaker.view.resumed > before)
+        # Others may resume other lanes meanwhile: only our own order is an answer.
+        before = len(speaker.view.resumes(back.log_id))
+
+        def said() -> bool:
+            since = speaker.view.orders(back.log_id)[before:]
+            head = (back.head.seq - 1, back.head.hash)
+            return any((one.head_seq, one.head) == head for one in since)
+
+        return await speaker.say(ordered, said)

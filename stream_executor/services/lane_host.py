@@ -89,7 +89,7 @@ class LaneHost:
             settings.topics.requests, settings.topics.results, settings.topics.audit,
             partition, self._home.cluster_id, settings.operator_public_key,
             self._believe, settings.secrets.deployment_secret, self.basis.horizon_ms,
-            self.basis.view.resumes, self._orders.identity.incarnation,
+            self.now_ms(), self.basis.view.resumes, self._orders.identity.incarnation,
         )  # fmt: skip
 
     def _believe(self, seal: Seal) -> None:

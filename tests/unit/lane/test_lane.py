@@ -9,6 +9,7 @@ import pytest
 
 from stream_executor.audit.chain import ChainHead, leaf_hash
 from stream_executor.lane.conclusion import conclude
+from stream_executor.lane.intake import QUIET_SEAL_S
 from stream_executor.lane.lane import Lane
 from stream_executor.model.audit import (
     Context,
@@ -52,6 +53,7 @@ from tests.lane_world import (
     begun_broker,
 )
 from tests.memory_log import MemoryBroker, MemoryReader
+from tests.model.virtual_time import VirtualTimeLoop, settle
 
 
 async def test_every_record_gets_one_result_and_one_event() -> None:
@@ -452,6 +454,33 @@ async def test_a_denial_learnt_while_waiting_for_a_module_is_applied() -> None:
     assert world.sandbox.entered == 0
     refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
     assert [leaf.code for leaf in refused] == ["auth_revoked"]
+
+
+@pytest.mark.parametrize("requests", [49, 50, 51, 100])
+def test_a_gap_that_its_transaction_could_not_carry_is_sealed_soon(
+    requests: int,
+) -> None:
+    """Else the watchdog would take an idle lane for one that stands still."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    world.sandbox.held = True
+
+    async def lives() -> None:
+        async with owned(world) as lane:
+            for number in range(requests):
+                submit(broker, number)
+            broker.marker(REQUESTS, 0)  # a requester's own transaction ends
+            feed(world, lane)
+            intake(lane).reached(requests + 1)
+            await settle()
+            world.sandbox.run()
+            await asyncio.sleep(QUIET_SEAL_S + 1)
+            assert lane.in_flight == 0
+            assert lane.head is not None
+            assert lane.head.next == requests + 1
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(lives())
 
 
 async def test_a_look_that_failed_replays_nobody() -> None:

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_executor.model.audit import AttemptStarted
+from stream_executor.model.control import DenySubject
 from stream_executor.model.lanes import LaneState
 from stream_executor.model.scalars import unpack
+from stream_executor.modules.orders import Orders
 from tests.lane_driver import answers, feed, leaves, owned, submit, until
-from tests.lane_world import MemoryWorld, begun_broker
+from tests.lane_world import OPERATOR, MemoryWorld, begun_broker
 from tests.model.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -101,6 +103,45 @@ async def test_the_same_process_acquiring_again_is_no_death() -> None:
     for _ in range(4):
         async with owned(Mortal(broker, 1), crash=True) as lane:
             assert lane.state is LaneState.RUNNING
+
+
+@pytest.mark.threat("T-22")
+@pytest.mark.parametrize("hiccups", [1, 2])
+async def test_processes_that_acquired_the_lane_again_before_they_died_count_once(
+    hiccups: int,
+) -> None:
+    broker = begun_broker()
+    submit(broker, 0)
+
+    async def life(number: int) -> LaneState:
+        for _ in range(hiccups):
+            async with owned(Mortal(broker, number), crash=True):
+                pass
+        async with owned(Mortal(broker, number), crash=True) as lane:
+            return lane.state
+
+    assert [await life(number) for number in (1, 2, 3)] == [
+        LaneState.RUNNING, LaneState.RUNNING, LaneState.SUSPICIOUS,
+    ]  # fmt: skip
+
+
+async def test_an_operators_word_while_a_suspect_runs_leaves_nothing_in_flight() -> (
+    None
+):
+    """A change of context that no request follows is no request that stands still."""
+    broker = begun_broker()
+    submit(broker, 0)
+    for number in (1, 2):
+        async with owned(Mortal(broker, number), crash=True):
+            pass
+    world = Mortal(broker, 3)
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: world.sandbox.waiting)
+        world.control(Orders(world.view, OPERATOR, 1).deny(DenySubject.SUB, "x", "y"))
+        world.sandbox.run()
+        await until(lambda: answers(broker))
+        await until(lambda: lane.in_flight == 0)
 
 
 @settings(max_examples=25, deadline=None)
