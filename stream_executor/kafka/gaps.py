@@ -105,13 +105,12 @@ class GapProver:
     ) -> list[Range]:
         """Find every range of [start, end) that is proven to hold no record.
 
-        ``verify`` compares these with what seals attest while the requests are kept.
-
         Returns:
             Sorted, maximal, half-open ranges; all other offsets hold records.
 
         Raises:
-            IntegrityError: an offset lies in no batch at all, or bytes are malformed.
+            HoleError: an offset lies in no batch at all.
+            IntegrityError: bytes are malformed.
             UnavailableError, BrokerRefusedError: as ``prove_gap``.
         """
         where = f"{topic}-{partition}"
