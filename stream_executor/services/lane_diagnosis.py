@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from stream_executor.lane.recovery import Recovered
     from stream_executor.model.audit import Seal
     from stream_executor.modules.view import ControlView
+    from stream_executor.services.speaking import Speaker
 
 # Spent tokens do not matter here, but reading them needs room.
 _REPLAY_BYTES = 64 << 20
@@ -237,26 +238,34 @@ async def resume(
         deployment.connection, deployment.topics.control, deployment.operator_key,
         operator,
     ) as speaker:  # fmt: skip
+        return await say_resume(speaker, diagnosis.partition, back, text)
 
-        def ordered() -> bytes:
-            return speaker.orders.resume(
-                log_id=back.log_id,
-                partition=diagnosis.partition,
-                next_offset=back.next,
-                head_seq=back.head.seq - 1,
-                head=back.head.hash,
-                evidence=text,
-                lost=list(back.lost),
-                skipped=list(back.skipped),
-                refused=list(back.refused),
-            )
 
-        # Others may resume other lanes meanwhile: only our own order is an answer.
-        before = len(speaker.view.resumes(back.log_id))
+async def say_resume(
+    speaker: Speaker, partition: int, back: WayBack, evidence: str
+) -> bool:
+    """Order a way back; errors as ``resume``.
 
-        def said() -> bool:
-            since = speaker.view.orders(back.log_id)[before:]
-            head = (back.head.seq - 1, back.head.hash)
-            return any((one.head_seq, one.head) == head for one in since)
+    Others may resume other lanes meanwhile: only an order for this head is an answer.
+    """
+    view, at = speaker.view, (back.head.seq - 1, back.head.hash)
+    before = len(view.orders(back.log_id))
 
-        return await speaker.say(ordered, said)
+    def ordered() -> bytes:
+        return speaker.orders.resume(
+            log_id=back.log_id,
+            partition=partition,
+            next_offset=back.next,
+            head_seq=back.head.seq - 1,
+            head=back.head.hash,
+            evidence=evidence,
+            lost=list(back.lost),
+            skipped=list(back.skipped),
+            refused=list(back.refused),
+        )
+
+    def said() -> bool:
+        since = view.orders(back.log_id)[before:]
+        return any((order.head_seq, order.head) == at for order in since)
+
+    return await speaker.say(ordered, said)
