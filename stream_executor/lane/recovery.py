@@ -64,7 +64,6 @@ class Recovered(msgspec.Struct, frozen=True):
         log_id: of the audit partition.
         head: where the lane stands.
         term: of the last owner; 0 if there was none.
-        foreign: audit offsets seen that are no leaves.
         sealed_next: where the last seal left off; an order moves ``head.next`` only.
         resume: the order for this head, to be written as a leaf.
         refused: requests offsets that the newest order refuses.
@@ -74,7 +73,6 @@ class Recovered(msgspec.Struct, frozen=True):
     log_id: bytes
     head: LaneHead
     term: int
-    foreign: list[int]
     sealed_next: int = 0
     resume: ResumeOrder | None = None
     refused: tuple[Range, ...] = ()
@@ -128,7 +126,7 @@ async def _recover_up_to(
     elif root is not None:
         await log.hold_end(parser)
         at = LaneHead(root.head, root.next)
-        recovered = Recovered(root.log_id, at, 0, [], root.next, refused=refused)
+        recovered = Recovered(root.log_id, at, 0, root.next, refused=refused)
     else:
         message = f"{log.where}: the seal that named log {log_id.hex()} is gone"
         raise IntegrityError(message)
@@ -174,13 +172,12 @@ async def _from_window(
         start = start if by_time is None else max(begin, min(start, by_time))
     parser = log.parser(None)
     spent: list[SpentSeal] = []
-    foreign: list[int] = []
-    seals: list[Seal] = []
+    first: list[Seal] = []
 
     def take(segment: Segment) -> None:
         seal = segment.seal
-        foreign.extend(segment.foreign if seals else ())
-        seals.append(seal)
+        if not first:
+            first.append(seal)
         if seal.spent and seal.lane_time + expected.horizon_ms >= last.lane_time:
             window.load(seal.spent, seal.lane_time)
             spent.append(SpentSeal(seal.seq, segment.leaves[0].offset, seal.lane_time))
@@ -200,10 +197,9 @@ async def _from_window(
             tuple(spent),
         ),
         seal.term,
-        foreign,
         seal.next,
         refused=refused,
     )  # fmt: skip
-    if seals[0].seq > last.window_from_seq:
-        await hold_replay_window(log, recovered, seals[0])
+    if first[0].seq > last.window_from_seq:
+        await hold_replay_window(log, recovered, first[0])
     return recovered
