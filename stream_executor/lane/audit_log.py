@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from stream_executor.lane.suspicion import Standstill
     from stream_executor.model.record import Range
 
+_FIRST_LOOK_BACK = 256
 _MOST_SHOWN = 8
 
 
@@ -171,7 +172,7 @@ class AuditLog(msgspec.Struct, frozen=True):
     async def to_last_seal(self, standstill: Standstill) -> SegmentParser:
         """Find the last believed seal by looking back further and further."""
         parser = self.parser(None)
-        for start in looking_back(self.begin, self.end):
+        for start in looking_back(self.begin, self.end, _FIRST_LOOK_BACK):
             whole = start == self.begin and (start == 0 or self.root is not None)
             parser = self.parser(ChainHead() if whole else None)
             await self.parse(parser, start, lambda one: standstill.note(one.leaves))

@@ -13,6 +13,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from stream_executor.audit.digests import BODY_TAG, Salter, content_digest
 from stream_executor.audit.project import utc
 from stream_executor.lane.damage import (
@@ -40,10 +42,17 @@ if TYPE_CHECKING:
     from stream_executor.model.audit import Seal
     from stream_executor.model.control import ResumeOrdered
     from stream_executor.model.record import Range
-    from stream_executor.model.result import ExecutionResult
 
-_FIRST_LOOK_BACK = 256
+_FIRST_RESULTS = 8  # a result may be as large as a record
 _LOOK_BACK_FACTOR = 8
+
+
+class _Cited(msgspec.Struct, frozen=True, gc=False):
+    """The event that a result cites, and the first requests offset behind it."""
+
+    log_id: bytes
+    seq: int
+    end: int
 
 
 async def cross_check(log: AuditLog, recovered: Recovered) -> None:
@@ -180,9 +189,9 @@ async def answered_by_results(
     """Give up to where results cite events that the audit log does not hold; or -1."""
     return max(
         (
-            result.offset + result.count
-            for result in await _last_results(reader, expected)
-            if result.log_id == log_id and result.seq >= from_seq
+            cited.end
+            for cited in await _last_cited(reader, expected)
+            if cited.log_id == log_id and cited.seq >= from_seq
         ),
         default=-1,
     )
@@ -190,34 +199,34 @@ async def answered_by_results(
 
 async def log_of_results(reader: LogReader, expected: Expected) -> bytes | None:
     """Give the log that the last result names; None if there is no result."""
-    results = await _last_results(reader, expected)
-    return results[-1].log_id if results else None
+    cited = await _last_cited(reader, expected)
+    return cited[-1].log_id if cited else None
 
 
-async def _last_results(reader: LogReader, expected: Expected) -> list[ExecutionResult]:
-    """Give this partition's last committed results; at least one if there is any.
+async def _last_cited(reader: LogReader, expected: Expected) -> list[_Cited]:
+    """Give what this partition's last committed results cite; one if there is any.
 
     However many offsets lie behind it: an aborted transaction may end the log.
     """
     topic, partition = expected.results_topic, expected.partition
     end = await reader.end_offset(topic, partition)
     begin = await reader.begin_offset(topic, partition)
-    found: list[ExecutionResult] = []
-    for start in looking_back(begin, end):
+    found: list[_Cited] = []
+    for start in looking_back(begin, end, _FIRST_RESULTS):
         async for records in reader.read(topic, partition, start, end):
             for record in records:
                 with suppress(MalformedError):
                     result = decode_result(record.value or b"")
                     if result.partition == partition:
-                        found.append(result)
+                        past = result.offset + result.count
+                        found.append(_Cited(result.log_id, result.seq, past))
         if found:
             break
     return found
 
 
-def looking_back(begin: int, end: int) -> Iterator[int]:
+def looking_back(begin: int, end: int, back: int) -> Iterator[int]:
     """Give offsets to read from, further and further before the end; begin is last."""
-    back = _FIRST_LOOK_BACK
     while end - back > begin:
         yield end - back
         back *= _LOOK_BACK_FACTOR
