@@ -1,4 +1,7 @@
-"""A broker that lost the tail of requests: the lane halts, and goes on by order."""
+"""A broker that lost the tail of a log: the lane halts, and goes on by order.
+
+Of requests, under an executor that runs; and of the audit log, which results outlive.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,17 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from stream_executor.embedded import EmbeddedKafka
 from stream_executor.kafka.appender import Appender
 from stream_executor.kafka.batches import parse_batches
-from stream_executor.model.audit import Resumed
+from stream_executor.kafka.writer import LaneWriter
+from stream_executor.model.audit import RequestExecuted, Resumed
 from stream_executor.wire.avro import class_of
+from stream_executor.wire.results import decode_result, encode_json
 from tests.deployment import ADD, Executor, TestDeployment, deployment
 from tests.integration.test_recovery import (
     diagnosed,
@@ -38,6 +45,13 @@ AGAIN = {
     "doubled": "CUT and REFILLED: another request took an answered one's offset",
     "reordered": "the same",
     "phantom": "CUT: nothing took the place of its last answered request",
+}
+# Of two lanes whose audit log lost its tail: how many results of a transaction that
+# was aborted stand behind the last committed one.
+ABORTED = {1: 10, 2: 500}
+RUMOURS = {
+    "unaudited": "the events of two answers are gone",
+    "unattested": "each lane was ordered to pass over their offsets",
 }
 
 
@@ -134,3 +148,84 @@ async def test_requests_that_a_broker_lost_halt_their_lanes(tmp_path: Path) -> N
                 leaves = await made.records(made.topics.audit, lane)
                 kinds = [class_of(leaf.value or b"") for leaf in leaves]
                 assert kinds.count(Resumed) == (lane in BOTH)
+
+
+async def abort(made: TestDeployment, lane: int, count: int) -> None:
+    """Write results that never count, as an owner does that dies in its transaction.
+
+    Whoever read them would believe that the lane has answered that much.
+    """
+    topics = made.topics
+    last = (await made.records(topics.results, lane))[-1].value or b""
+    rumour = msgspec.structs.replace(decode_result(last), offset=1_000, seq=1_000)
+    owner = LaneWriter(
+        made.connection, results_topic=topics.results, audit_topic=topics.audit,
+        partition=lane,
+    )  # fmt: skip
+    producer = AIOKafkaProducer(
+        bootstrap_servers=made.bootstrap, transactional_id=owner.transactional_id
+    )
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        for number in range(count):
+            value = encode_json(msgspec.structs.replace(rumour, offset=1_000 + number))
+            await producer.send(topics.results, value, partition=lane)
+        await producer.flush()
+        await producer.abort_transaction()
+    finally:
+        await producer.stop()
+
+
+async def answered(made: TestDeployment, lane: int) -> list[int]:
+    """Give the offsets that results answer, in the order of the log."""
+    records = await made.records(made.topics.results, lane)
+    results = [decode_result(record.value or b"") for record in records]
+    return [one.offset + n for one in results for n in range(one.count)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_results_tell_of_an_audit_tail_that_a_broker_lost(tmp_path: Path) -> None:
+    """Although an aborted transaction's results stand behind them, many or few."""
+    data = tmp_path / "kafka"
+    with EmbeddedKafka(data) as kafka:
+        async with deployment(kafka.bootstrap, tmp_path, 3, damaged=RUMOURS) as made:
+            await made.publish("add@1", ADD)
+            executor = made.start(WASM_EXECUTOR_INSTANCE_ID="one")
+            await executor.ready()
+            await ask_all(made, ASKED)
+            executor.kill()
+            ends = {}
+            for lane, count in ABORTED.items():
+                await abort(made, lane, count)
+                leaves = await made.records(made.topics.audit, lane)
+                events = [
+                    leaf.offset
+                    for leaf in leaves
+                    if class_of(leaf.value or b"") is RequestExecuted
+                ]
+                ends[lane] = events[LEFT]
+            await asyncio.to_thread(kafka.stop)
+            for lane, end in ends.items():
+                cut(data, made.topics.audit, lane, end)
+            await asyncio.to_thread(kafka.start)
+
+            executor = made.start(WASM_EXECUTOR_INSTANCE_ID="one")
+            await executor.ready()
+            await states(executor, {SOUND: "running"} | dict.fromkeys(ends, "halted"))
+            for lane, one in (await diagnosed(made)).items():
+                assert one["damage"] == ("audit_tail_lost" if lane in ends else None)
+            for lane in ends:
+                assert await answered(made, lane) == list(range(ASKED))
+                code, err = await resume(made, lane)
+                assert code == 0, err
+            await states(executor, dict.fromkeys(range(3), "running"))
+            await ask_all(made, 1)
+            assert await executor.stop() == 0
+            for lane, part in (await verified(made)).items():
+                lost = [{"start": LEFT, "end": ASKED}] if lane in ends else []
+                assert (part["findings"], part["lost"], part["foreign"]) == (
+                    [], lost, [],
+                )  # fmt: skip
+                assert await answered(made, lane) == list(range(ASKED + 1))
