@@ -28,7 +28,7 @@ A3 a fenced owner fences back → test_each_fault_once_under_load
 A4 aborted requests are delivered → test_aborted_records_are_never_handed_out
 A5 markers take offsets → test_markers_are_attested_as_gaps
 A6 time set by producers → test_each_hostile_batch_gets_its_answers_and_good_records_run
-A7 a topic made anew → test_an_audit_topic_made_anew_under_a_running_writer_stops_it
+A7 a topic made anew → test_a_topic_made_anew_under_a_running_writer_stops_it
 A7 another log for the fetch → test_another_log_is_not_taken_for_the_one_before
 A8 an audit tail that is lost → test_an_audit_log_that_lost_its_tail_halts_the_lane
 A9 a result too large → test_a_result_too_large_for_its_topic_becomes_output_limit

@@ -1,6 +1,7 @@
 """A broker that lost the tail of a log: the lane halts, and goes on by order.
 
-Of requests, under an executor that runs; and of the audit log, which results outlive.
+Of requests, under an executor that runs; of the audit log, which results outlive; and
+under a writer that has not noticed when it commits next.
 """
 
 from __future__ import annotations
@@ -17,10 +18,16 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from stream_executor.embedded import EmbeddedKafka
+from stream_executor.kafka.admin import KafkaAdmin
 from stream_executor.kafka.appender import Appender
 from stream_executor.kafka.batches import parse_batches
+from stream_executor.kafka.connection import KafkaConnection
+from stream_executor.kafka.reader import PartitionReader
+from stream_executor.kafka.topics import TopicNames, desired
 from stream_executor.kafka.writer import LaneWriter
 from stream_executor.model.audit import RequestExecuted, Resumed
+from stream_executor.model.errors import IndefiniteError, IntegrityError
+from stream_executor.model.record import OutRecord
 from stream_executor.wire.avro import class_of
 from stream_executor.wire.results import decode_result, encode_json
 from tests.deployment import ADD, Executor, TestDeployment, deployment
@@ -229,3 +236,64 @@ async def test_results_tell_of_an_audit_tail_that_a_broker_lost(tmp_path: Path) 
                     [], lost, [],
                 )  # fmt: skip
                 assert await answered(made, lane) == list(range(ASKED + 1))
+
+
+NAMES = TopicNames()
+
+
+async def values(connection: KafkaConnection, topic: str) -> list[bytes | None]:
+    """Give what a reader of committed records sees."""
+    async with PartitionReader(connection) as reader:
+        end = await reader.end_offset(topic, 0)
+        return [r.value async for rs in reader.read(topic, 0, 0, end) for r in rs]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("left", "named", "message"),
+    [
+        # Of what a producer wrote something is left: Kafka knows the last sequence
+        # number, and the next one does not follow it.
+        (1, IndefiniteError, "OutOfOrderSequenceNumber"),
+        # Nothing is left: any number is right for a producer that Kafka never saw,
+        # so the offset alone tells.
+        (0, IntegrityError, "expected an offset from .* on, got 1: the log has lost"),
+    ],
+    ids=["a part of what it wrote", "all that it wrote"],
+)
+@pytest.mark.parametrize("lost", ["results", "audit"])
+async def test_a_writer_under_which_a_log_lost_its_tail_writes_nothing_more(
+    tmp_path: Path, lost: str, left: int, named: type[Exception], message: str
+) -> None:
+    data = tmp_path / "kafka"
+    with EmbeddedKafka(data) as kafka:
+        connection = KafkaConnection(bootstrap_servers=kafka.bootstrap)
+        async with KafkaAdmin(connection) as admin, Appender(connection) as appender:
+            await admin.apply(desired(NAMES, partitions=1, brokers=1))
+            for topic in (NAMES.results, NAMES.audit):
+                await appender.append(topic, 0, b"genesis")
+
+        def writer() -> LaneWriter:
+            return LaneWriter(
+                connection, results_topic=NAMES.results, audit_topic=NAMES.audit,
+                partition=0,
+            )  # fmt: skip
+
+        async with writer() as unaware:
+            for number in range(ASKED):
+                value = b"%d" % number
+                await unaware.commit([OutRecord(value)], [value])
+            await asyncio.to_thread(kafka.stop)
+            # Behind each transaction's record stands its marker.
+            cut(data, getattr(NAMES, lost), 0, 1 + 2 * left)
+            await asyncio.to_thread(kafka.start)
+            assert unaware.tainted is None
+            with pytest.raises(named, match=message):
+                await unaware.commit([OutRecord(b"never")], [b"never"])
+            with pytest.raises(IndefiniteError, match="in doubt since"):
+                await unaware.commit([], [b"never"])
+        async with writer():
+            for topic in ("results", "audit"):
+                count = left if topic == lost else ASKED
+                whole = [b"genesis", *(b"%d" % number for number in range(count))]
+                assert await values(connection, getattr(NAMES, topic)) == whole

@@ -16,7 +16,6 @@ from stream_executor.model.errors import (
     BrokerRefusedError,
     FencedError,
     IndefiniteError,
-    IntegrityError,
     MisuseError,
 )
 from stream_executor.model.record import OutRecord
@@ -187,16 +186,6 @@ async def test_a_broker_that_answers_nothing_runs_into_the_deadline(
             await writer.commit([], [b"s"])
         await writer.close()
         assert asyncio.get_running_loop().time() - started < 2
-
-
-async def test_a_log_that_goes_backwards_is_never_written_on(lane: Lane) -> None:
-    async with lane.writer() as writer:
-        await writer.commit([], [b"s0"])
-        writer._log_ends[lane.audit] = 1_000
-        with pytest.raises(IntegrityError, match="lost records"):
-            await writer.commit([OutRecord(b"r")], [b"s1"])
-    async with lane.writer():
-        assert await lane.visible() == ([], [b"s0"])
 
 
 async def test_a_producer_is_renewed_before_its_sequence_numbers_wrap(
