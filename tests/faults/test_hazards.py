@@ -39,6 +39,7 @@ hazard → tests
 14 a client stands still
   → test_each_fault_once_under_load
   → test_a_lane_that_stands_still_is_named
+  → test_a_job_that_nobody_reports_ends_the_worker_with_the_lane_named
 D3 a late EndTxn
   → test_a_late_end_txn_ends_no_later_transaction
 A1 two producers of one lane
