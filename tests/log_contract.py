@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from stream_executor.model.errors import FencedError, IndefiniteError, IntegrityError
+from stream_executor.model.errors import (
+    BrokerRefusedError,
+    FencedError,
+    IndefiniteError,
+    IntegrityError,
+)
 from stream_executor.model.record import OutRecord, Range
 
 if TYPE_CHECKING:
@@ -41,6 +46,10 @@ class Log(Protocol):
 
     async def abort(self, values: list[bytes]) -> None:
         """Append requests in a client's transaction, and abort it."""
+        ...
+
+    async def remove(self, before: int) -> None:
+        """Remove the beginning of the requests."""
         ...
 
 
@@ -114,3 +123,21 @@ class LogContract:
         for start, end in ((0, 4), (1, 5)):
             with pytest.raises(IntegrityError):
                 await log.prover.prove_gap(log.requests, 0, start, end)
+
+    async def test_what_was_removed_is_refused_and_not_passed_over(
+        self, log: Log
+    ) -> None:
+        for value in (b"0", b"1", b"2"):
+            await log.append(value)
+        await log.remove(2)
+        assert await log.reader.begin_offset(log.requests, 0) == 2
+        assert await log.reader.end_offset(log.requests, 0) == 3
+        assert await log.reader.offset_for_time(log.requests, 0, 1) == 2
+        for start in (0, 1):
+            with pytest.raises(BrokerRefusedError):
+                async for _ in log.reader.read(log.requests, 0, start, 3):
+                    pass
+            with pytest.raises(BrokerRefusedError):
+                await log.prover.prove_gap(log.requests, 0, start, 2)
+        async for records in log.reader.read(log.requests, 0, 2, 3):
+            assert [record.value for record in records] == [b"2"]

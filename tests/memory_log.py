@@ -12,10 +12,12 @@ incarnation, freezes it, or takes its answer away (tests/model).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from stream_executor.model.errors import (
+    BrokerRefusedError,
     FencedError,
     IndefiniteError,
     IntegrityError,
@@ -72,6 +74,9 @@ class MemoryBroker:
 
     now_ms: int = 1_750_000_000_000
     logs: dict[Key, list[PlainRecord | None]] = field(default_factory=dict)
+    # First offsets that are still kept; what lies before stays in ``logs``, for those
+    # who know what once was there.
+    begins: dict[Key, int] = field(default_factory=dict)
     epochs: dict[Key, int] = field(default_factory=dict)
     crash_next: str | None = None
     transactions: dict[Key, Transaction] = field(default_factory=dict)
@@ -98,6 +103,16 @@ class MemoryBroker:
         """Take one offset without a record."""
         self.log(topic, partition).append(None)
 
+    def begin(self, topic: str, partition: int) -> int:
+        """Give the first offset that is kept."""
+        return self.begins.get((topic, partition), 0)
+
+    def remove(self, topic: str, partition: int, before: int) -> None:
+        """Remove the beginning, as retention and DeleteRecords do."""
+        end = len(self.log(topic, partition))
+        begin = self.begin(topic, partition)
+        self.begins[topic, partition] = max(begin, min(before, end))
+
     def stable_end(self, topic: str, partition: int) -> int:
         """Give the offset at which readers of committed records must wait."""
         undecided = [
@@ -109,9 +124,20 @@ class MemoryBroker:
         return min(undecided, default=len(self.log(topic, partition)))
 
     def records(self, topic: str, partition: int) -> list[PlainRecord]:
-        """Give the committed records."""
+        """Give the committed records that are kept."""
+        begin = self.begin(topic, partition)
+        return [r for r in self.written(topic, partition) if r.offset >= begin]
+
+    def written(self, topic: str, partition: int) -> list[PlainRecord]:
+        """Give the committed records, and those that were removed since."""
         end = self.stable_end(topic, partition)
         return [r for r in self.log(topic, partition)[:end] if r is not None]
+
+    def hold_start(self, topic: str, partition: int, start: int) -> None:
+        """Refuse to read what is removed, as a broker does."""
+        if start < (begin := self.begin(topic, partition)):
+            message = f"{topic}-{partition} begins at {begin}, not {start}"
+            raise BrokerRefusedError(message, "other")
 
     # -- the transaction coordinator ------------------------------------------------
 
@@ -230,8 +256,9 @@ class MemoryWriter:
         return MemoryAck(bases[0] if bases else None, audit_bases[0])
 
     async def close(self) -> None:
-        """Nothing is held."""
-        await self.passage("14 close")
+        """Nothing is held; no connection that is lost then is anybody's trouble."""
+        with contextlib.suppress(IndefiniteError):
+            await self.passage("14 close")
 
 
 @dataclass
@@ -242,9 +269,8 @@ class MemoryReader:
     passage: Passage = field(default_factory=Unhindered)
 
     async def begin_offset(self, topic: str, partition: int) -> int:
-        """Logs begin at 0."""
-        del topic, partition
-        return 0
+        """The first offset that is kept."""
+        return self.broker.begin(topic, partition)
 
     async def end_offset(self, topic: str, partition: int) -> int:
         """The end, markers and undecided records included."""
@@ -263,6 +289,7 @@ class MemoryReader:
     ) -> AsyncIterator[Sequence[Record]]:
         """One record a list, to find what depends on batching."""
         await self.passage(f"2 recover: read {topic}")
+        self.broker.hold_start(topic, partition, start)
         stable = self.broker.stable_end(topic, partition)
         for record in self.broker.log(topic, partition)[start : min(end, stable)]:
             if record is not None:
@@ -277,6 +304,7 @@ class MemoryReader:
     ) -> list[Range]:
         """Offsets without a record are proven."""
         await self.passage("5 prove a gap")
+        self.broker.hold_start(topic, partition, start)
         for offset in range(start, end):
             if self.broker.log(topic, partition)[offset] is not None:
                 message = f"offset {offset} holds a record"

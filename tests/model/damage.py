@@ -15,8 +15,8 @@ from stream_executor.audit.verify import PartitionVerifier, Place
 from stream_executor.model.audit import ZERO32, Genesis, LaneReleased, Resumed, Seal
 from stream_executor.modules.orders import Orders
 from stream_executor.modules.view import ControlView
-from stream_executor.wire.avro import class_of, encode
-from tests.lane_world import AUDIT, OPERATOR
+from stream_executor.wire.avro import CODECS, class_of, encode
+from tests.lane_world import AUDIT, OPERATOR, REQUESTS
 from tests.model.incarnation import control_log, process_key
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from stream_executor.modules.view import ResumeOrder
     from tests.memory_log import MemoryBroker
 
-KINDS = ("foreign", "torn", "tail lost", "stray")
+KINDS = ("foreign", "torn", "tail lost", "stray", "requests lost")
+# What retention removes without harm, and what somebody removes too early.
+TRIMS = ("answered requests", "audit leaves", "audit leaves that matter")
 
 
 class Damages:
@@ -48,6 +50,9 @@ class Damages:
         """Do one thing while nobody writes; what was open is decided before."""
         self._broker.fence((AUDIT, 0))
         self.halting |= kind != "foreign"
+        if kind == "requests lost":
+            self._broker.remove(REQUESTS, 0, self._sealed_next() + many + 1)
+            return
         if kind == "foreign":
             self._plant(b"no leaf %d" % many)
         elif kind == "torn":
@@ -68,9 +73,14 @@ class Damages:
         return leaves[-1]
 
     def _lose(self, many: int) -> None:
-        """Cut the log's end off, genesis excepted; half a transaction is no leaf."""
+        """Cut the log's end off, but for its first seal; half a transaction is no leaf.
+
+        Where genesis is there still, that is all that must stay.
+        """
         log = self._broker.log(AUDIT, 0)
-        del log[max(1, len(log) - many) :]
+        begin = self._broker.begin(AUDIT, 0)
+        least = next((at for at, _ in self._seals() if at >= begin), 0) if begin else 0
+        del log[max(least + 1, len(log) - many) :]
         self.planted = {offset for offset in self.planted if offset < len(log)}
         for record in reversed(self._broker.records(AUDIT, 0)):
             if record.offset in self.planted:
@@ -78,6 +88,37 @@ class Damages:
             if class_of(record.value or b"") in {Seal, Genesis}:
                 break
             self.planted.add(record.offset)
+
+    def trim(self, which: str, many: int) -> None:
+        """Remove a beginning while everybody works.
+
+        Of the audit log a whole transaction stays; the last seal says how far back it
+        needs the others.
+        """
+        seals = self._seals()
+        if not seals:
+            return
+        _, last = seals[-1]
+        if which == "answered requests":
+            self._broker.remove(REQUESTS, 0, self._sealed_next() - many)
+        elif which == "audit leaves":
+            self._broker.remove(AUDIT, 0, last.window_from_offset - many)
+        elif len(seals) > 1:
+            self._broker.remove(AUDIT, 0, seals[-2][0] + 1 - many)
+            self.halting |= self._broker.begin(AUDIT, 0) > last.window_from_offset
+
+    def _seals(self) -> list[tuple[int, Seal]]:
+        """Give the lane's own seals, with their offsets."""
+        return [
+            (record.offset, CODECS[Seal].decode(record.value or b""))
+            for record in self._broker.records(AUDIT, 0)
+            if record.offset not in self.planted
+            and class_of(record.value or b"") is Seal
+        ]
+
+    def _sealed_next(self) -> int:
+        seals = self._seals()
+        return seals[-1][1].next if seals else 0
 
     def order(self, error: DamagedError) -> None:
         """Say what the error proposes."""
@@ -106,7 +147,7 @@ class Damages:
 
     def lost(self) -> set[int]:
         """Give the requests offsets that the log itself declares lost."""
-        values = [r.value or b"" for r in self._broker.records(AUDIT, 0)]
+        values = [r.value or b"" for r in self._broker.written(AUDIT, 0)]
         applied = [resume_order(v) for v in values if class_of(v) is Resumed]
         return {
             offset
@@ -114,6 +155,15 @@ class Damages:
             if order is not None
             for one in order.lost
             for offset in range(one.start, one.end)
+        }
+
+    def refused(self) -> set[int]:
+        """Give the requests offsets that were ordered to be refused."""
+        return {
+            offset
+            for one in self.orders
+            for r in one.order.refused
+            for offset in range(r.start, r.end)
         }
 
     def verify(self) -> dict[str, str]:
@@ -125,7 +175,7 @@ class Damages:
             return {}
         place = Place(public_bytes(OPERATOR), 0)
         verifier = PartitionVerifier(place, self.control())
-        for record in self._broker.records(AUDIT, 0):
+        for record in self._broker.written(AUDIT, 0):  # an archive keeps the beginning
             verifier.feed(record.offset, record.value)
         report = verifier.finish()
         lost = {o for one in report.lost for o in range(one.start, one.end)}

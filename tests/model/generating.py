@@ -18,16 +18,28 @@ WEIGHTS: dict[StepName, int] = {
     "marker": 2,
     "clock": 3, "control": 4, "fetch": 8, "skip": 2, "report": 7, "settle": 7,
     "wait": 2, "fate": 8, "kill": 1, "takeover": 2, "thaw": 2, "deliver": 2,
-    "release": 2, "damage": 2, "resume": 2,
+    "release": 2, "damage": 2, "resume": 2, "trim": 2, "burst": 1, "carry": 1,
+    "serve": 8,
 }  # fmt: skip
+# Without these nothing else means anything.
+ALWAYS = frozenset({"submit", "serve"})
 SHORTEST, LONGEST = 3, 15
 
 
 def generated(seed: int) -> list[Step]:
-    """Give the history of a number."""
+    """Give the history of a number.
+
+    Each is of about half of the kinds of steps only: where all of them may come, those
+    that belong together seldom meet.
+    """
     chance = random.Random(seed)  # noqa: S311 - not a secret
+    weights = {
+        name: weight
+        for name, weight in WEIGHTS.items()
+        if chance.random() < 0.5 or name in ALWAYS
+    }
     names = chance.choices(
-        list(WEIGHTS), list(WEIGHTS.values()), k=chance.randint(SHORTEST, LONGEST)
+        list(weights), list(weights.values()), k=chance.randint(SHORTEST, LONGEST)
     )
     return [Step(n, chance.randrange(40), chance.randrange(8)) for n in names]
 

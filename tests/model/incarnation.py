@@ -192,6 +192,10 @@ class Incarnation(MemoryWorld):
         super().committed(partition, tally, seconds)
         self.effects.strike("11 count")
 
+    def carry(self, requests: int) -> None:
+        """Let a transaction carry so many requests."""
+        self.settings = msgspec.structs.replace(SETTINGS, commit_requests=requests)
+
     def expected(self, partition: int) -> Expected:
         """What the log must be, and what was ordered about it."""
         expected = super().expected(partition)

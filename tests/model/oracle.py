@@ -12,7 +12,7 @@ from stream_executor.model.scalars import ValueType, pack_value
 from tests.history import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
 MAX_APPEND_AGE_MS = 120_000
 LEEWAY_MS = 30_000
@@ -42,6 +42,7 @@ def answers(
     log: Sequence[tuple[int, int, Asked]],
     contexts: Mapping[int, int],
     control: Sequence[Control],
+    refused: Container[int] = (),
 ) -> dict[int, Outcome]:
     """Give offset → outcome.
 
@@ -49,9 +50,13 @@ def answers(
         log: (offset, LogAppendTime, what is asked), in order.
         contexts: offset → control offset of the context that its event cites.
         control: what is said up to each control offset.
+        refused: offsets that an operator ordered not to look at.
     """
     lane_time, spent, found = 0, set[str](), {}
     for offset, timestamp, asked in log:
+        if offset in refused:
+            found[offset] = Outcome("REJECTED", "invalid_request")
+            continue
         lane_time = max(lane_time, timestamp)
         found[offset] = _answer(
             asked, lane_time, spent, control[contexts.get(offset, -1)]

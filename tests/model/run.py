@@ -12,9 +12,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from stream_executor.auth.sign import RequestSigner
+from stream_executor.lane.damage import Damage
 from stream_executor.lane.lane import Lane
 from stream_executor.lane.suspicion import MAX_ATTEMPTS
-from stream_executor.model.errors import ExecutorError
+from stream_executor.model.errors import ExecutorError, UnavailableError
 from stream_executor.model.request import (
     Call,
     ExecutionRequest,
@@ -33,7 +34,7 @@ from tests.lane_world import (
     add,
     begun_broker,
 )
-from tests.model.damage import KINDS, Damages
+from tests.model.damage import KINDS, TRIMS, Damages
 from tests.model.effects import Effects, Fate
 from tests.model.incarnation import BANNED, Incarnation, stages
 from tests.model.oracle import Asked, answers
@@ -47,10 +48,14 @@ if TYPE_CHECKING:
 StepName = Literal[
     "submit", "banned", "named", "replay", "unsigned", "marker", "clock", "control",
     "fetch", "skip", "report", "settle", "wait", "fate", "kill", "takeover", "thaw",
-    "deliver", "release", "deadly", "damage", "resume", "tear",
+    "deliver", "release", "deadly", "damage", "resume", "trim", "burst", "carry",
+    "serve", "tear",
 ]  # fmt: skip
 CLOCK_MS = (1_000, 40_000, 119_000, 131_000, 200_000, -20_000)
 FATES = tuple(Fate)
+# How many requests one transaction carries; the first unless a history says more.
+CARRIED = (3, 1, 50)
+BURST = 10
 # Longer than a session timeout, a quiet seal and every retry.
 WAIT_S = 16.0
 FINISH_S = 600.0
@@ -70,6 +75,10 @@ class Step(NamedTuple):
             return f"clock {CLOCK_MS[self.a % len(CLOCK_MS)]:+} ms"
         if self.name == "damage":
             return f"damage {KINDS[self.b % len(KINDS)]} {self.a}"
+        if self.name == "trim":
+            return f"trim {TRIMS[self.b % len(TRIMS)]} {self.a}"
+        if self.name == "carry":
+            return f"carry {CARRIED[self.a % len(CARRIED)]} a transaction"
         return f"{self.name} {self.a}"
 
 
@@ -91,6 +100,7 @@ class Run:
         self.tokens: list[tuple[bytes, tuple[tuple[str, bytes], ...], Asked]] = []
         self.control_end = min(stages())
         self.deadly: set[int] = set()
+        self.carried = CARRIED[0]
         self.owners: list[Owner] = []
         self.trace: list[str] = []
         self._latest_ms = self.broker.now_ms
@@ -112,6 +122,7 @@ class Run:
             self.broker, lambda: self.control_end, effects, number, self.damages
         )
         world.sandbox.answer = partial(self._answer, effects)
+        world.carry(self.carried)
         lane = Lane(0, world)
         self.owners.append(Owner(lane, world, effects))
         lane.start()
@@ -141,6 +152,16 @@ class Run:
     def _submit(self, many: int, _: int) -> None:
         for _ in range(many % 4 + 1):
             self._append("agent-7", None)
+
+    def _burst(self, many: int, _: int) -> None:
+        """More than one transaction carries, or less, as ``carry`` says."""
+        for _ in range(BURST + many % BURST):
+            self._append("agent-7", None)
+
+    def _carry(self, which: int, _: int) -> None:
+        """This owner and those after it have other settings."""
+        self.carried = CARRIED[which % len(CARRIED)]
+        self.owner.world.carry(self.carried)
 
     def _deadly(self, *_: int) -> None:
         """A good request, but whoever runs its guest dies of it."""
@@ -192,7 +213,11 @@ class Run:
             intake = lane.intake
             if effects.works and intake is not None and world.seeks:
                 log = self.broker.log(REQUESTS, 0)
-                intake.feed([r for r in log[intake.fetch_position :] if r is not None])
+                start = intake.fetch_position
+                if start < self.broker.begin(REQUESTS, 0):
+                    intake.fail(UnavailableError(f"offset {start} is gone"))
+                    continue
+                intake.feed([r for r in log[start:] if r is not None])
                 if not intake.inbox:
                     intake.reached(len(log))
 
@@ -224,6 +249,14 @@ class Run:
     async def _settle(self, *_: int) -> None:
         await settle()
 
+    async def _serve(self, _: int, __: int) -> None:
+        """What waits is fetched, runs and is committed."""
+        for _again in range(2):
+            self._fetch()
+            await settle()
+            self._report(0, 0)
+            await settle()
+
     async def _wait(self, *_: int) -> None:
         await asyncio.sleep(WAIT_S)
 
@@ -237,16 +270,29 @@ class Run:
     async def _damage(self, many: int, kind: int) -> None:
         """The owner dies; before the next one comes, somebody harms the log."""
         await self._kill()
-        self.damages.strike(KINDS[kind % len(KINDS)], many % 8)
+        self.damages.strike(KINDS[kind % len(KINDS)], many)
+
+    def _trim(self, many: int, which: int) -> None:
+        """Retention, or somebody with too many rights, removes a log's beginning."""
+        self.damages.trim(TRIMS[which % len(TRIMS)], many)
 
     def _resume(self, *_: int) -> None:
-        """The operator orders what the halted lane proposes."""
+        """The operator orders what the halted lane proposes, or waits and looks anew.
+
+        Where time alone helps, what it proposes then is what is ordered next.
+        """
         lane, world, _effects = self.owner
-        if world.damaged is not None:
-            self.trace.append(f"  {world.damaged}")
+        if world.damaged is None:
+            return
+        self.trace.append(f"  {world.damaged}")
+        if world.damaged.way_back is not None:
             self.damages.order(world.damaged)
-            world.damaged = None
-            lane.ordered()
+        elif world.damaged.damage is Damage.REPLAY_WINDOW_LOST:
+            self._clock(CLOCK_MS.index(40_000), 0)
+        else:
+            raise AssertionError(world.damaged)
+        world.damaged = None
+        lane.ordered()
 
     def _takeover(self, *_: int) -> None:
         self.own()
@@ -324,15 +370,15 @@ class Run:
         """
         broker = self.broker
         history = PartitionHistory(tolerated=frozenset({"quarantined"}))
-        for record in broker.records(RESULTS, 0):
+        for record in broker.written(RESULTS, 0):
             history.result(record)
-        for record in broker.records(AUDIT, 0):
+        for record in broker.written(AUDIT, 0):
             if record.offset not in self.damages.planted:
                 history.leaf(record)
         # Whose events are lost, its answer and its token are no more than a rumour.
         lost = self.damages.lost()
         contexts = {o: e.control_offset for o, e in history.events.items()}
-        requests = broker.records(REQUESTS, 0)
+        requests = broker.written(REQUESTS, 0)
         log = [
             (r.offset, r.timestamp, self.asked[r.offset])
             for r in requests
@@ -341,7 +387,7 @@ class Run:
         said = [
             stages()[max(at, min(stages()))].says for at in range(max(stages()) + 1)
         ]
-        expected = answers(log, contexts, said)
+        expected = answers(log, contexts, said, self.damages.refused())
 
         def expected_of(record: Record) -> object:
             return expected.get(record.offset)

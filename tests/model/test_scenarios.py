@@ -9,9 +9,10 @@ import pytest
 from stream_executor.model.audit import Seal
 from stream_executor.wire.avro import CODECS
 from tests.lane_world import AUDIT, REQUESTS
-from tests.model.damage import KINDS
+from tests.model.damage import KINDS, TRIMS
+from tests.model.effects import Fate
 from tests.model.generating import failure_of
-from tests.model.run import CLOCK_MS, Run, Step
+from tests.model.run import CARRIED, CLOCK_MS, FATES, Run, Step
 from tests.model.virtual_time import VirtualTimeLoop
 
 ANSWER = [
@@ -51,6 +52,76 @@ def clock(ms: int) -> Step:
 def test_it_holds(steps: list[Step]) -> None:
     failure = failure_of([Step("settle"), *steps])
     assert failure is None, failure
+
+
+def fated(after: int, fate: Fate) -> Step:
+    """A fate at the n-th effect from now."""
+    return Step("fate", after, FATES.index(fate))
+
+
+def trim(which: str, many: int = 0) -> Step:
+    """A beginning is removed."""
+    return Step("trim", many, TRIMS.index(which))
+
+
+@pytest.mark.parametrize("carried", range(len(CARRIED)), ids=map(str, CARRIED))
+@pytest.mark.parametrize("lost", range(0, 40, 3))
+def test_results_tell_of_a_lost_tail_however_many_are_aborted_behind_them(
+    lost: int, carried: int
+) -> None:
+    """The owner dies when its last transaction is written and not decided."""
+    steps = [
+        Step("settle"), Step("carry", carried), Step("burst"), Step("serve"),
+        Step("burst", 9), Step("fetch"), Step("settle"), fated(3, Fate.CRASH),
+        Step("report"), Step("settle"), Step("damage", lost, KINDS.index("tail lost")),
+        Step("settle"), Step("resume"), Step("submit"), Step("serve"),
+    ]  # fmt: skip
+    failure = failure_of(steps)
+    assert failure is None, failure
+
+
+@pytest.mark.parametrize("many", range(5))
+@pytest.mark.parametrize("wait_ms", CLOCK_MS)
+def test_what_was_spent_in_removed_leaves_runs_no_second_time(
+    many: int, wait_ms: int
+) -> None:
+    """Neither what was sent again before anybody noticed nor what comes later."""
+    steps = [
+        Step("settle"), *ANSWER, *ANSWER, *ANSWER,
+        trim("audit leaves that matter", many), Step("replay", 0), *TAKE_OVER,
+        Step("replay", 1), Step("serve"), clock(wait_ms), Step("resume"),
+        Step("settle"), Step("replay", 2), Step("serve"), Step("submit"), Step("serve"),
+    ]  # fmt: skip
+    failure = failure_of(steps)
+    assert failure is None, failure
+
+
+@pytest.mark.parametrize("which", [one for one in TRIMS if "matter" not in one])
+def test_retention_that_waits_for_answers_and_horizon_halts_nobody(which: str) -> None:
+    """Whoever is asked to run a token again knows it, and nothing needs an order."""
+    steps = [
+        Step("settle"), *ANSWER, clock(200_000), *ANSWER, clock(40_000), *ANSWER,
+        trim(which), *TAKE_OVER, Step("replay", 1), Step("replay", 2), *ANSWER,
+        trim(which), *TAKE_OVER, *ANSWER,
+    ]  # fmt: skip
+    failure = failure_of(steps)
+    assert failure is None, failure
+
+
+@pytest.mark.xfail(
+    reason="recovery takes the first believed seal's word for which log this is"
+)
+def test_a_seal_that_an_order_skips_names_no_log_when_it_is_the_first_left() -> None:
+    """Another lane's seal, skipped by order; years later retention ends before it."""
+    years = [clock(200_000), *ANSWER, clock(200_000), *ANSWER]
+    for many in range(40):
+        steps = [
+            Step("settle"), *ANSWER, Step("damage", 0, KINDS.index("stray")),
+            Step("settle"), Step("resume"), Step("settle"), *ANSWER, *years, *years,
+            trim("audit leaves", many), *TAKE_OVER, *ANSWER,
+        ]  # fmt: skip
+        failure = failure_of(steps)
+        assert failure is None, failure
 
 
 @pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)

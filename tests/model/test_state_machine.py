@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from tests.model.damage import KINDS
-from tests.model.run import CLOCK_MS, FATES, Run, Step, StepName
+from tests.model.damage import KINDS, TRIMS
+from tests.model.run import CARRIED, CLOCK_MS, FATES, Run, Step, StepName
 from tests.model.signatures import verified_once
 from tests.model.virtual_time import VirtualTimeLoop
 
@@ -56,6 +56,21 @@ class LaneHistories(RuleBasedStateMachine):
         """A module that may be published by then."""
         self._do("named", version)
 
+    @rule(many=FEW)
+    def burst(self, many: int) -> None:
+        """Good requests, too many for some transactions."""
+        self._do("burst", many)
+
+    @rule(which=st.integers(0, len(CARRIED) - 1))
+    def carry(self, which: int) -> None:
+        """Transactions carry more, or less."""
+        self._do("carry", which)
+
+    @rule(many=FEW, which=st.integers(0, len(TRIMS) - 1))
+    def trim(self, many: int, which: int) -> None:
+        """A beginning is removed while everybody works."""
+        self._do("trim", many, which)
+
     @rule(which=FEW)
     def replay(self, which: int) -> None:
         """A record once more."""
@@ -85,6 +100,11 @@ class LaneHistories(RuleBasedStateMachine):
     def fetch(self) -> None:
         """Every owner that believes to be one fetches."""
         self._do("fetch")
+
+    @rule()
+    def serve(self) -> None:
+        """What waits is answered."""
+        self._do("serve")
 
     @rule(many=FEW)
     def skip(self, many: int) -> None:
@@ -116,7 +136,7 @@ class LaneHistories(RuleBasedStateMachine):
         """The owner dies now."""
         self._do("kill")
 
-    @rule(many=FEW, kind=st.integers(0, len(KINDS) - 1))
+    @rule(many=AFTER, kind=st.integers(0, len(KINDS) - 1))
     def damage(self, many: int, kind: int) -> None:
         """Somebody harms the audit log while nobody writes it."""
         self._do("damage", many, kind)

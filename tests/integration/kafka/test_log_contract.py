@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from stream_executor.kafka.gaps import GapProver
 from stream_executor.kafka.reader import PartitionReader
@@ -71,6 +72,13 @@ class KafkaLog:
             for value in values:
                 await producer.send_and_wait(self.requests, value, partition=0)
             await producer.abort_transaction()
+
+    async def remove(self, before: int) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.connection.bootstrap_servers)
+        await admin.start()
+        where = {TopicPartition(self.requests, 0): RecordsToDelete(before)}
+        await admin.delete_records(where)
+        await admin.close()
 
 
 class TestKafkaLog(LogContract):

@@ -32,6 +32,9 @@ class MemoryLog:
         for _ in [*values, "the marker"]:
             self.broker.marker(self.requests, 0)
 
+    async def remove(self, before: int) -> None:
+        self.broker.remove(self.requests, 0, before)
+
 
 class TestMemoryLog(LogContract):
     @pytest.fixture
