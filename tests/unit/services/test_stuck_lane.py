@@ -76,11 +76,12 @@ class Life:
         self.world = MemoryWorld(self.broker)
         self.world.sandbox.held = True
         self.lane = Lane(0, self.world)
+        self.pool = Pool()
         self._tell = tell
 
     async def begin(self, runtime: WorkerRuntime) -> None:
         """What a start would do, and then the story."""
-        runtime._sandbox = cast("Any", Pool())
+        runtime._sandbox = cast("Any", self.pool)
         runtime._lanes[0] = self.lane
         self.lane.start()
         await until(lambda: self.lane.state is LaneState.RUNNING)
@@ -205,6 +206,20 @@ async def _slow(life: Life) -> None:
     life.stop()
 
 
+async def _behind_others(life: Life) -> None:
+    """All children are busy, with whatever other lanes have: it is not this one's turn.
+
+    Nor is it too late in the moment in which there is room.
+    """
+    life.pool.running = life.pool.capacity
+    life.ask()
+    await asyncio.sleep(LONG_S)
+    life.pool.running = 0
+    await asyncio.sleep(MOST_S / 2)
+    await life.answer()
+    life.stop()
+
+
 async def _halted(life: Life) -> None:
     """What was in flight then waits for an operator, and no restart would help."""
     life.ask()
@@ -215,7 +230,7 @@ async def _halted(life: Life) -> None:
     life.stop()
 
 
-@pytest.mark.parametrize("tell", [_idle, _slow, _halted])
+@pytest.mark.parametrize("tell", [_idle, _slow, _behind_others, _halted])
 def test_a_lane_that_is_not_stuck_never_does(
     exit_of: Callable[[Life], tuple[int, str]],
     tell: Callable[[Life], Coroutine[Any, Any, None]],
