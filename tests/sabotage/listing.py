@@ -12,6 +12,9 @@ CRASHES = "tests/model/test_crash_points.py"
 HISTORIES = "tests/model/test_many_histories.py"
 LANE = "tests/unit/lane/test_lane.py"
 SCENARIOS = "tests/model/test_scenarios.py"
+STUCK = "tests/unit/services/test_stuck_lane.py"
+SUSPICION = "tests/unit/lane/test_suspicion.py"
+WAY_BACK = "tests/unit/lane/test_way_back.py"
 WRITER = "tests/unit/kafka/test_writer_order.py"
 
 _LANE = "lane/lane.py"
@@ -19,6 +22,8 @@ _INTAKE = "lane/intake.py"
 _RECOVERY = "lane/recovery.py"
 _CONCLUSION = "lane/conclusion.py"
 _ADMISSION = "lane/admission.py"
+_CROSSCHECKS = "lane/crosschecks.py"
+_RUNTIME = "services/worker_runtime.py"
 
 
 class Edit(NamedTuple):
@@ -154,7 +159,7 @@ SABOTAGES = (
         HISTORIES, LANE,
     ),
     _one(
-        "the anchor is not compared", "lane/crosschecks.py",
+        "the anchor is not compared", _CROSSCHECKS,
         "    if begin <= head.anchor_offset:\n", "    if False:\n",
         LANE,
     ),
@@ -190,13 +195,13 @@ SABOTAGES = (
     _one(
         "quarantine comes after one death", "lane/suspicion.py",
         "MAX_ATTEMPTS = 3\n", "MAX_ATTEMPTS = 1\n",
-        "tests/unit/lane/test_suspicion.py",
+        SUSPICION,
     ),
     _one(
         "a poison request is tried for ever", "lane/suspicion.py",
         "        return self.attempts + 1 if offset == self.first else 1\n",
         "        return 1\n",
-        "tests/unit/lane/test_suspicion.py", HISTORIES,
+        SUSPICION, HISTORIES,
     ),
     _one(
         "refusals of another code share an answer", _CONCLUSION,
@@ -206,10 +211,10 @@ SABOTAGES = (
     _one(
         "an order skips for ever", "audit/segments.py",
         "            if here in {None, (order.head_seq, order.head)}\n", "",
-        "tests/unit/lane/test_way_back.py",
+        WAY_BACK,
     ),
     _one(
-        "a tail that only results remember is forgotten", "lane/crosschecks.py",
+        "a tail that only results remember is forgotten", _CROSSCHECKS,
         "    if ahead > head.next:\n", "    if False:\n",
         SCENARIOS,
     ),
@@ -217,7 +222,7 @@ SABOTAGES = (
         "a torn transaction is taken for foreign", "lane/audit_log.py",
         "        if torn := [offset for offset in parser.torn() if offset != first]:\n",
         "        if torn := []:\n",
-        "tests/unit/lane/test_way_back.py",
+        WAY_BACK,
     ),
     _one(
         "markers are never sealed", _INTAKE,
@@ -254,5 +259,22 @@ SABOTAGES = (
         "                slot.doubted |= slot.over not in {None, connection}\n",
         "                pass\n",
         "tests/faults/test_another_log.py",
+    ),
+    _one(
+        "a lane that stands still says that it moves", _INTAKE,
+        "        return now - self._oldest[1]\n", "        return 0.0\n",
+        STUCK,
+        fast=True,
+    ),
+    _one(
+        "what the watchdog says ends nobody", _RUNTIME,
+        "            raise RuntimeError(stuck)\n", "            log.error(stuck)\n",
+        STUCK,
+    ),
+    _one(
+        "a lane is blamed for a full sandbox", _RUNTIME,
+        "saturated=self._sandbox.running >= self._sandbox.capacity,",
+        "saturated=False,",
+        STUCK,
     ),
 )  # fmt: skip
