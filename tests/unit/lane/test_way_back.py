@@ -457,6 +457,13 @@ async def test_a_later_way_back_repeats_what_is_still_to_be_refused() -> None:
     refused = (Range(1, 2), Range(5, 7))
     orders = [WayBack(LOG_ID, head_of(broker), 3, refused=refused)]
     world.control(control_values(orders, "clock")[-1])
+    for number in range(3, 8):  # two of them go before anybody answers
+        submit(broker, number)
+    world.begins = {REQUESTS: 5}
+    back = (await damage_of(world)).way_back
+    assert back is not None
+    assert (back.next, back.refused) == (5, (Range(5, 7),))
+    world.begins = {}
     async with owned(world):
         pass
     torn(broker, world.view.orders(LOG_ID))

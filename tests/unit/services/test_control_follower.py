@@ -10,7 +10,7 @@ import pytest
 from stream_executor.model.errors import BrokerRefusedError, UnavailableError
 from stream_executor.model.record import PlainRecord
 from stream_executor.services import control_follower
-from stream_executor.services.control_follower import ControlFollower
+from stream_executor.services.control_follower import STALE_AFTER_S, ControlFollower
 from stream_executor.services.home_cluster import HomeCluster
 
 if TYPE_CHECKING:
@@ -93,6 +93,21 @@ async def test_a_topic_that_does_not_answer_confirms_nothing(
     )  # fmt: skip
     with pytest.raises(UnavailableError):
         await follower.confirm()
+    assert not follower.confirmed
+
+
+async def test_a_view_is_believed_for_a_while_only() -> None:
+    """Then whoever was denied since could still be let through."""
+    view = View()
+    topic = BusyTopic(view)
+    follower = ControlFollower(
+        cast("Any", view), "control", HomeCluster(topic), cast("Any", topic),
+        cast("Any", topic), lambda: None,
+    )  # fmt: skip
+    now = asyncio.get_running_loop().time()
+    follower._confirmed_at = now
+    assert follower.confirmed
+    follower._confirmed_at = now - STALE_AFTER_S
     assert not follower.confirmed
 
 
