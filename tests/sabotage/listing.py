@@ -147,7 +147,7 @@ SABOTAGES = (
     ),
     _one(
         "a new context is not written", _INTAKE,
-        "            self.window.add(ContextChange(now.digests))\n",
+        "            self._add_quietly(ContextChange(now.digests))\n",
         "            pass\n",
         CRASHES, LANE,
     ),
@@ -276,5 +276,76 @@ SABOTAGES = (
         "saturated=self._sandbox.running >= self._sandbox.capacity,",
         "saturated=False,",
         STUCK,
+    ),
+    _one(
+        "a removed beginning is no loss", _RECOVERY,
+        "    if first[0].seq > last.window_from_seq:\n", "    if False:\n",
+        SCENARIOS,
+        fast=True,
+    ),
+    _one(
+        "removed leaves are forgiven too early", _CROSSCHECKS,
+        "    over = found is not None or "
+        "expected.now_ms > over_ms + CLOCKS_APART_MS\n",
+        "    over = True\n",
+        SCENARIOS, WAY_BACK,
+    ),
+    _one(
+        "a few offsets must show the last result", _CROSSCHECKS,
+        "    for start in looking_back(begin, end, _FIRST_RESULTS):\n",
+        "    for start in (max(begin, end - 8),):\n",
+        SCENARIOS,
+        fast=True,
+    ),
+    _one(
+        "each term of one process is a death", "lane/suspicion.py",
+        "                self._terms = [*self._of_others(said.incarnation)[-_DEATHS:], "
+        "term]\n",
+        "                self._terms = [*self._terms[-_DEATHS:], term]\n",
+        SUSPICION,
+        fast=True,
+    ),
+    _one(
+        "refusals of an older topic hold in the next one", _CROSSCHECKS,
+        "    refused = () if anew else still_ahead(recovered.refused, next_offset)\n",
+        "    refused = still_ahead(recovered.refused, next_offset)\n",
+        WAY_BACK,
+    ),
+    _one(
+        "every order's refusals hold for ever", _RECOVERY,
+        "    refused = tuple(orders[-1].refused) if orders else ()\n",
+        "    refused = tuple(r for one in orders for r in one.refused)\n",
+        WAY_BACK,
+    ),
+    _one(
+        "a later order forgets what is to be refused", _CROSSCHECKS,
+        "    refused = () if anew else still_ahead(recovered.refused, next_offset)\n",
+        "    refused = ()\n",
+        WAY_BACK,
+    ),
+    _one(
+        "requests that were removed are not missed", _CROSSCHECKS,
+        "    if head.next < begin:\n", "    if False:\n",
+        WAY_BACK,
+    ),
+    _one(
+        "a gap that one transaction did not carry is never sealed", _INTAKE,
+        "        self._quiet_since = asyncio.get_running_loop().time() "
+        "if left else None\n",
+        "        self._quiet_since = None\n",
+        LANE, SCENARIOS,
+    ),
+    _one(
+        "a view that nobody confirmed is believed", "services/control_follower.py",
+        "        return asyncio.get_running_loop().time() - self._confirmed_at "
+        "< STALE_AFTER_S\n",
+        "        return True\n",
+        "tests/unit/services/test_control_follower.py",
+    ),
+    _one(
+        "a full memory of tokens accepts more", "auth/replay.py",
+        "                return SpendOutcome.FULL\n",
+        "                return SpendOutcome.FRESH\n",
+        "tests/unit/auth/test_replay.py",
     ),
 )  # fmt: skip
