@@ -156,7 +156,7 @@ class SegmentParser:
             stray = seal is not None and seal.log_id != self.log_id
             if seal is None or not stray or self.skips(pending.offset):
                 continue
-            if self._is_ours(seal, pending.value):
+            if _is_believed(seal, pending.value, self._believe):
                 found.append(pending.offset)
         return found
 
@@ -197,7 +197,7 @@ class SegmentParser:
         seal = _seal_or_none(value)
         if seal is None or self.log_id not in (None, seal.log_id):
             return None
-        if not self._is_ours(seal, value):
+        if not _is_believed(seal, value, self._believe):
             return None
         try:
             return self._sealed(offset, seal, value)
@@ -206,15 +206,6 @@ class SegmentParser:
                 raise
             self._reach = None
             return None
-
-    def _is_ours(self, seal: Seal, value: bytes) -> bool:
-        """Say whether a seal is believed: anybody can write one under his own key."""
-        try:
-            verify_seal(seal, value)
-            self._believe(seal)
-        except IntegrityError:
-            return False
-        return True
 
     def rejoin(self) -> Segment | None:
         """Go on after a ChainError, at the seal that raised it.
@@ -366,6 +357,23 @@ def resume_order(value: bytes) -> ResumeOrdered | None:
     except MalformedError:
         return None
     return order
+
+
+def believed_seal(value: bytes, believe: Callable[[Seal], None]) -> Seal | None:
+    """Give the seal that a record is, if one of the fleet wrote it."""
+    seal = _seal_or_none(value)
+    ours = seal is not None and _is_believed(seal, value, believe)
+    return seal if ours else None
+
+
+def _is_believed(seal: Seal, value: bytes, believe: Callable[[Seal], None]) -> bool:
+    """Say whether a seal is believed: anybody can write one under his own key."""
+    try:
+        verify_seal(seal, value)
+        believe(seal)
+    except IntegrityError:
+        return False
+    return True
 
 
 def _seal_or_none(value: bytes) -> Seal | None:

@@ -16,7 +16,7 @@ import msgspec
 
 from stream_executor.audit.chain import ChainHead, leaf_hash
 from stream_executor.audit.findings import ChainError
-from stream_executor.audit.segments import SegmentParser
+from stream_executor.audit.segments import SegmentParser, believed_seal
 from stream_executor.audit.signing import verify_signed
 from stream_executor.lane.crosschecks import (
     answered_by_results,
@@ -255,16 +255,23 @@ async def read_root(
 async def named_log(
     reader: LogReader, expected: Expected, begin: int, end: int
 ) -> bytes | None:
-    """Give the id that the first believed seal names; for a log without its start."""
-    parser = SegmentParser(None, None, expected.believe)
+    """Give the id that a log without its start goes by; None if no seal is left.
+
+    It is the id that results cite, if a seal here does, too: the first seal may be a
+    stray that an order skipped, when its log still began before it.
+    """
+    cited, first = await log_of_results(reader, expected), None
     async for records in reader.read(
         expected.audit_topic, expected.partition, begin, end
     ):
         for record in records:
-            segment = parser.feed(record.offset, record.value)
-            if segment is not None:
-                return segment.seal.log_id
-    return None
+            seal = believed_seal(record.value or b"", expected.believe)
+            if seal is None or seal.partition != expected.partition:
+                continue
+            first = first or seal.log_id
+            if cited in (None, seal.log_id):
+                return seal.log_id
+    return first
 
 
 async def no_genesis(reader: LogReader, expected: Expected, end: int) -> DamagedError:

@@ -24,6 +24,7 @@ from stream_executor.lane.damage import (
     resume_with,
     span,
     still_ahead,
+    within,
 )
 from stream_executor.lane.head import CLOCKS_APART_MS
 from stream_executor.model.audit import RequestExecuted, RequestRefused
@@ -133,13 +134,12 @@ async def hold_replay_window(log: AuditLog, recovered: Recovered, first: Seal) -
     """
     expected, head = log.expected, recovered.head
     topic, partition = expected.requests_topic, expected.partition
-    if any(order_is_for(order, head) for order in log.orders):
-        return
     over_ms = first.lane_time + expected.horizon_ms
     found = await log.reader.offset_for_time(topic, partition, over_ms)
     safe = await log.reader.end_offset(topic, partition) if found is None else found
     over = found is not None or expected.now_ms > over_ms + CLOCKS_APART_MS
-    if over and safe <= head.next:
+    unsafe = range(head.next, safe)
+    if over and all(within(recovered.refused, offset) for offset in unsafe):
         return
     refused = (*span(head.next, safe), *still_ahead(recovered.refused, safe))
     raise DamagedError(

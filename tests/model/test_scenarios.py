@@ -108,9 +108,6 @@ def test_retention_that_waits_for_answers_and_horizon_halts_nobody(which: str) -
     assert failure is None, failure
 
 
-@pytest.mark.xfail(
-    reason="recovery takes the first believed seal's word for which log this is"
-)
 def test_a_seal_that_an_order_skips_names_no_log_when_it_is_the_first_left() -> None:
     """Another lane's seal, skipped by order; years later retention ends before it."""
     years = [clock(200_000), *ANSWER, clock(200_000), *ANSWER]
@@ -124,9 +121,6 @@ def test_a_seal_that_an_order_skips_names_no_log_when_it_is_the_first_left() -> 
         assert failure is None, failure
 
 
-@pytest.mark.xfail(
-    reason="whatever an order for this head was about, it waives the replay window"
-)
 @pytest.mark.parametrize("kind", ["torn", "stray"])
 def test_an_order_about_other_damage_is_no_word_on_removed_leaves(kind: str) -> None:
     """History 38892 of the day on which this was written."""
