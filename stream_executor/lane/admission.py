@@ -39,7 +39,13 @@ from stream_executor.model.audit import ContextDigests
 from stream_executor.model.codes import CODES, Code
 from stream_executor.model.errors import ClockError, IntegrityError, MalformedError
 from stream_executor.model.job import InvocationKind, Job, Limits, WasiInput
-from stream_executor.model.record import LOG_APPEND_TIME, Headers, Range, Record
+from stream_executor.model.record import (
+    LOG_APPEND_TIME,
+    EmptyRun,
+    Headers,
+    Range,
+    Record,
+)
 from stream_executor.model.request import (
     Bytes,
     Call,
@@ -142,6 +148,8 @@ class Admission:
         self, record: Record, context: AdmissionContext, now_ms: int
     ) -> Verified | Refused:
         """Decide everything about one record but its module.
+
+        What is refused of a run may be less than all of it: then decide on the rest.
 
         Raises:
             IntegrityError: the record's time is not the broker's.
@@ -284,6 +292,8 @@ class Admission:
     def _refused_token(
         self, record: Record, refusal: Refusal, salt: bytes, digest: bytes, now_ms: int
     ) -> Refused:
+        if isinstance(record, EmptyRun):
+            return self._refused_run(record, refusal, now_ms)
         principal, value = refusal.principal, record.value or b""
         return Refused(
             record.offset, record.timestamp, self.lane_time, now_ms,
@@ -291,6 +301,17 @@ class Admission:
             None if principal is None else request_id_of(value),
             principal, False, len(value),
             carried(record.headers) if principal is not None else NO_HEADERS,
+        )  # fmt: skip
+
+    def _refused_run(self, run: EmptyRun, refusal: Refusal, now_ms: int) -> Refused:
+        """Refuse a run as one record, up to the first that is refused by order."""
+        ordered = (one.start for one in self._refused_by_order)
+        end = min([run.end, *(start for start in ordered if start > run.offset)])
+        salt = self.salter.salt(end - 1)
+        return Refused(
+            run.offset, run.timestamp, self.lane_time, now_ms, refusal.code,
+            CODES[refusal.code].meaning, salt, content_digest(BODY_TAG, salt, b""),
+            count=end - run.offset,
         )  # fmt: skip
 
 

@@ -162,7 +162,7 @@ def conclude(
             end = _shared_until(entries, at, entry)
             last = entries[end - 1]
             assert isinstance(last, Refused)  # noqa: S101 - what shares an answer
-            writer.refused(entry, last, end - at)
+            writer.refused(entry, last)
         elif isinstance(entry, Gap):
             writer.gap(entry)
         elif isinstance(entry, Attempt):
@@ -235,7 +235,7 @@ def _sized(data: bytes) -> bytes:
 
 def _shared_until(entries: Sequence[Entry], at: int, first: Refused) -> int:
     """Give the end of the run of refusals that share the answer of ``first``."""
-    end = at + 1
+    end, expected = at + 1, first.offset + first.count
     if first.principal is not None or not first.code.startswith(SHARED_PREFIX):
         return end
     while end < len(entries):
@@ -244,10 +244,10 @@ def _shared_until(entries: Sequence[Entry], at: int, first: Refused) -> int:
             not isinstance(entry, Refused)
             or entry.principal is not None
             or entry.code != first.code
-            or entry.offset != first.offset + (end - at)
+            or entry.offset != expected
         ):
             break
-        end += 1
+        end, expected = end + 1, expected + entry.count
     return end
 
 
@@ -307,7 +307,7 @@ class _Writer:
             )
         )  # fmt: skip
         self.spent.append(entry.principal.jti_hash)
-        self._answered(entry, 1, status)
+        self._answered(entry, 1, status, entry.offset)
         tally = self.tally
         tally.executed += 1
         tally.authenticated += 1
@@ -317,8 +317,9 @@ class _Writer:
             tally.executed_failed += 1
         self._count(code, 1, entry)
 
-    def refused(self, first: Refused, last: Refused, count: int) -> None:
+    def refused(self, first: Refused, last: Refused) -> None:
         identity = self.identity
+        count = last.offset + last.count - first.offset
         status = STATUS_OF[first.code]
         alone = count == 1
         result = ExecutionResult(
@@ -348,7 +349,7 @@ class _Writer:
             self.tally.authenticated += 1
         elif first.code.startswith(SHARED_PREFIX):
             self.tally.auth_failed += count
-        self._answered(last, count, status)
+        self._answered(last, count, status, last.offset + last.count - 1)
         self._count(first.code, count, last)
 
     def gap(self, gap: Gap) -> None:
@@ -409,10 +410,12 @@ class _Writer:
         )  # fmt: skip
         return Transaction(self.results, self.audit, head, self.tally)
 
-    def _answered(self, entry: Admitted | Refused, count: int, status: str) -> None:
-        self.next = entry.offset + 1
+    def _answered(
+        self, entry: Admitted | Refused, count: int, status: str, last_offset: int
+    ) -> None:
+        self.next = last_offset + 1
         self.answered += count
-        self.anchor = (entry.offset, entry.timestamp, entry.body_digest)
+        self.anchor = (last_offset, entry.timestamp, entry.body_digest)
         self.lane_time = entry.lane_time
         self.tally.timestamps.append(entry.timestamp)
         self.statuses[status] += count
@@ -422,7 +425,7 @@ class _Writer:
         name = code or SUCCEEDED
         by_code[name] = by_code.get(name, 0) + count
         if code is not None:
-            self.tally.last_failed[code] = (entry.offset, entry.request_id)
+            self.tally.last_failed[code] = (self.next - 1, entry.request_id)
 
     def _result(self, entry: Admitted, report: Report) -> ExecutionResult:
         identity = self.identity

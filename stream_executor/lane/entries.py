@@ -49,11 +49,12 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A record that gets an answer but never enters the sandbox.
+    """A record, or a run of empty ones, that gets an answer but no sandbox.
 
     ``principal`` is there once signature, audience and binding held; without it
     adjacent refusals of one equal ``auth_*`` code may share one answer. ``spent``
-    says that this record used up its token's jti.
+    says that this record used up its token's jti. A run of ``count`` records carries
+    salt and digest of its last.
     """
 
     offset: int
@@ -69,6 +70,7 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     spent: bool = False
     size_bytes: int = 0
     headers: list[tuple[str, bytes]] = NO_HEADERS
+    count: int = 1
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):

@@ -30,6 +30,7 @@ from stream_executor.lane.suspicion import MAX_ATTEMPTS
 from stream_executor.lane.window import InFlightWindow
 from stream_executor.model.codes import Code
 from stream_executor.model.errors import HoleError, IntegrityError
+from stream_executor.model.record import EmptyRun, end_of, held_bytes
 from stream_executor.model.request import InlineModule
 
 if TYPE_CHECKING:
@@ -89,7 +90,6 @@ class Intake:
         self._admission = admission
         self._context = context
         self._suspicion = suspicion
-        self._inbox_bytes = 0
         self._waiting: asyncio.Task[None] | None = None
         self._ended = False
         self._refetched_at = -1
@@ -105,10 +105,11 @@ class Intake:
     def congested(self) -> bool:
         """Whether fetching should pause: too much in flight, by count or bytes."""
         settings = self._world.settings
-        return (
-            self.in_flight >= settings.window_requests
-            or self.window.size_bytes + self._inbox_bytes >= settings.window_bytes
-        )
+        if self.in_flight >= settings.window_requests:
+            return True
+        # Empty unless admission waits, so it is cheaper to count it than to keep count.
+        inbox_bytes = sum(map(held_bytes, self.inbox))
+        return self.window.size_bytes + inbox_bytes >= settings.window_bytes
 
     @property
     def in_flight(self) -> int:
@@ -118,7 +119,7 @@ class Intake:
     @property
     def fetch_position(self) -> int:
         """The offset that is wanted next from the broker."""
-        return self.inbox[-1].offset + 1 if self.inbox else self.expected
+        return end_of(self.inbox[-1]) if self.inbox else self.expected
 
     @property
     def oldest_ms(self) -> int:
@@ -140,7 +141,6 @@ class Intake:
         if not self.open:
             return
         self.inbox.extend(records)
-        self._inbox_bytes += sum(len(r.value or b"") for r in records)
         self.go_on()
 
     def reached(self, position: int) -> None:
@@ -192,7 +192,7 @@ class Intake:
             if record.offset > self.expected:
                 self._wait_for(self._prove(record.offset))
                 return False
-            self._pop_inbox()  # fetched once more, answered already
+            self._drop_answered()  # fetched once more
             return True
         if not self._announce(record.offset):
             return False
@@ -216,7 +216,7 @@ class Intake:
                     self._wait_for(refresh)
                     return False
             self._add(decision, None, jobs)
-        self._pop_inbox()
+        self._drop_answered()
         return True
 
     def _attempts_at(self, offset: int) -> int:
@@ -238,20 +238,20 @@ class Intake:
             self.window.add(Attempt(offset, number))
         return False
 
-    def _pop_inbox(self) -> None:
-        self._inbox_bytes -= len(self.inbox.popleft().value or b"")
-
-    def _clear_inbox(self) -> None:
-        self.inbox.clear()
-        self._inbox_bytes = 0
+    def _drop_answered(self) -> None:
+        """Drop the first record of the inbox, or what is answered of a run."""
+        record = self.inbox.popleft()
+        if isinstance(record, EmptyRun) and record.end > self.expected:
+            self.inbox.appendleft(record.since(self.expected))
 
     def _add(
         self, entry: Admitted | Refused, verified: Verified | None, jobs: Jobs
     ) -> None:
         slot = self.window.add(entry)
-        self.expected = entry.offset + 1
         if not isinstance(entry, Admitted):
+            self.expected = entry.offset + entry.count
             return
+        self.expected = entry.offset + 1
         if entry.inline and verified is not None:
             module = verified.request.module
             assert isinstance(module, InlineModule)  # noqa: S101 - what inline means
@@ -309,7 +309,7 @@ class Intake:
         assert placed is not None  # noqa: S101 - a confirmed view always decides
         jobs: Jobs = {}
         self._add(placed, verified, jobs)
-        self._pop_inbox()
+        self.inbox.popleft()
         self._submit(jobs)
 
     async def _prove(self, until: int) -> None:
@@ -327,7 +327,7 @@ class Intake:
                 raise
             # The client skipped records that exist: once that may be its own state.
             self._refetched_at = start
-            self._clear_inbox()
+            self.inbox.clear()
             world.seek(partition, start)
             return
         if not self._ended:
@@ -420,7 +420,7 @@ class Intake:
     def close(self) -> None:
         """Take nothing more; what runs may finish."""
         self.open = False
-        self._clear_inbox()
+        self.inbox.clear()
         self.wake.set()
 
     def end(self) -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from stream_executor.audit.chain import ChainHead, leaf_hash
+from stream_executor.audit.digests import BODY_TAG, Salter, content_digest
 from stream_executor.lane.conclusion import conclude
 from stream_executor.lane.intake import QUIET_SEAL_S
 from stream_executor.lane.lane import Lane
@@ -26,6 +27,7 @@ from stream_executor.model.errors import (
     UnavailableError,
 )
 from stream_executor.model.lanes import LaneState
+from stream_executor.model.record import EmptyRun, PlainRecord, Range
 from stream_executor.model.request import (
     ModuleName,
 )
@@ -44,6 +46,7 @@ from tests.lane_driver import (
 )
 from tests.lane_world import (
     AUDIT,
+    DEPLOYMENT,
     LOG_ID,
     OPERATOR,
     REQUESTS,
@@ -158,6 +161,101 @@ async def test_a_flood_of_unsigned_records_shares_few_answers() -> None:
         (0, 40, "auth_missing")
     ]
     assert answers(broker)[40] == "SUCCEEDED"
+
+
+@pytest.mark.threat("T-19")
+async def test_a_run_of_a_million_records_costs_as_much_as_one() -> None:
+    """As one value it is refused as one; it shares with what lies around it."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    stamp = broker.now_ms
+    before, behind = PlainRecord(0, stamp, b""), PlainRecord(1_000_001, stamp, b"")
+
+    async with owned(world) as lane:
+        intake(lane).feed([before, EmptyRun(1, 1_000_001, stamp, 1), behind])
+        assert intake(lane).in_flight == 3
+        await until(lambda: intake(lane).in_flight == 0)
+        assert intake(lane).fetch_position == 1_000_002
+
+    refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
+    assert [(leaf.offset, leaf.count, leaf.code) for leaf in refused] == [
+        (0, 1_000_002, "auth_missing")
+    ]
+    seals = [leaf for leaf in leaves(broker) if isinstance(leaf, Seal)]
+    assert (seals[-1].next, seals[-1].anchor_offset) == (1_000_002, 1_000_001)
+    assert sum(seal.answered for seal in seals) == 1_000_002
+    assert [t.by_code for t in world.tallies if t.by_code] == [
+        {"auth_missing": 1_000_002}
+    ]
+
+
+@pytest.mark.parametrize("as_run", [False, True])
+async def test_a_run_leaves_what_its_records_leave_one_by_one(*, as_run: bool) -> None:
+    """The next owner believes the anchor, and reads the records one by one."""
+    broker = begun_broker()
+    first, second = MemoryWorld(broker), MemoryWorld(broker)
+    for _ in range(40):
+        broker.append(REQUESTS, 0, b"")
+    run = EmptyRun(0, 40, broker.now_ms, 1)
+
+    async with owned(first, crash=True) as lane:
+        intake(lane).feed([run] if as_run else broker.records(REQUESTS, 0))
+        await until(lambda: len(answers(broker)) == 40)
+    async with owned(second) as lane:
+        assert lane.state is LaneState.RUNNING
+
+    (seal,) = [one for one in leaves(broker) if isinstance(one, Seal) and one.answered]
+    assert (seal.next, seal.lane_time) == (40, run.timestamp)
+    salt = Salter(DEPLOYMENT, LOG_ID).salt(39)
+    assert (seal.anchor_offset, seal.anchor_timestamp, seal.anchor_digest) == (
+        39, run.timestamp, content_digest(BODY_TAG, salt, b""),
+    )  # fmt: skip
+
+
+async def test_of_a_run_that_comes_again_only_the_rest_is_answered() -> None:
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    stamp = broker.now_ms
+
+    async with owned(world) as lane:
+        intake(lane).feed([EmptyRun(0, 10, stamp, 1)])
+        intake(lane).feed([EmptyRun(4, 30, stamp, 1), EmptyRun(2, 25, stamp, 1)])
+        await until(lambda: len(answers(broker)) == 30)
+
+
+async def test_records_of_a_run_are_refused_by_order_one_by_one() -> None:
+    """An order's answer says nothing of tokens, so no other record shares it."""
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+
+    async with owned(world) as lane:
+        intake(lane)._admission._refused_by_order = (Range(7, 9), Range(3, 4))
+        intake(lane).feed([EmptyRun(0, 12, broker.now_ms, 1)])
+        await until(lambda: len(answers(broker)) == 12)
+
+    refused = [leaf for leaf in leaves(broker) if isinstance(leaf, RequestRefused)]
+    assert [(leaf.offset, leaf.count, leaf.code) for leaf in refused] == [
+        (0, 3, "auth_missing"),
+        (3, 1, "invalid_request"),
+        (4, 3, "auth_missing"),
+        (7, 1, "invalid_request"),
+        (8, 1, "invalid_request"),
+        (9, 3, "auth_missing"),
+    ]
+
+
+async def test_what_waits_to_be_admitted_is_counted_wherever_its_bytes_are() -> None:
+    """A lane that waits must not be filled with keys and headers."""
+    size = MemoryWorld(begun_broker()).settings.window_bytes
+    for heavy in (
+        PlainRecord(1, 0, None, (), bytes(size)),
+        PlainRecord(1, 0, None, (("h", bytes(size)),)),
+        PlainRecord(1, 0, bytes(size)),
+    ):
+        async with owned(MemoryWorld(begun_broker())) as lane:
+            assert not intake(lane).congested
+            intake(lane).feed([heavy])  # behind a gap that is yet to be proven
+            assert intake(lane).congested
 
 
 async def test_refusals_of_different_codes_do_not_share_an_answer() -> None:
