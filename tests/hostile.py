@@ -64,7 +64,7 @@ def record(
     key: bytes = b"\x01",
     length: int | None = None,
 ) -> bytes:
-    """One record of format v2 (KIP-98); headers and key are raw."""
+    """One record of format v2 (KIP-98); headers and key are raw, with their lengths."""
     body = b"\0" + varint(time_delta) + varint(delta) + key + field(value) + headers
     return varint(len(body) if length is None else length) + body
 
@@ -120,6 +120,8 @@ class Variation:
 
 
 _NOT_UTF8 = header_block((b"\xff\xfe", b"x"))
+_MOST_HEADERS = header_block(*[(b"name", bytes(249))] * 64)
+_SHORT_HEADERS = header_block(*[(b"ab", b"cd")] * 64)
 _AROUND = frozenset({0, 2})
 
 
@@ -136,6 +138,10 @@ def _between(name: str, bad: bytes, codec: int = NONE) -> Variation:
 def _alone(name: str, *records: bytes, codec: int = NONE) -> Variation:
     made = batch(list(records), codec)
     return Variation(f"{name}, {NAMES[codec]}", lambda _: made, len(records))
+
+
+def _many(name: str, one: Callable[[int], bytes], count: int) -> Variation:
+    return _alone(name, *map(one, range(count)), codec=ZSTD)
 
 
 def _in_two(codec: int) -> Callable[[Good], bytes]:
@@ -193,14 +199,38 @@ ACCEPTED: tuple[Variation, ...] = (
         "500 thousand empty headers",
         record(0, headers=varint(500_000) + bytes(1_000_000)),
     ),
-    _alone(
-        "30,000 empty records", *[record(i, b"") for i in range(30_000)], codec=ZSTD
+    *(
+        _alone(
+            f"{kib} KiB of one key",
+            record(0, b"", key=field(bytes(kib << 10))),
+            codec=ZSTD,
+        )
+        for kib in (1_000, 15 << 10)
     ),
-    _alone(
-        "30,000 records with headers that are not UTF-8",
-        *[record(i, b"", _NOT_UTF8) for i in range(30_000)],
-        codec=ZSTD,
+    _many(
+        "14 MiB of headers, 16 KiB each", lambda i: record(i, b"", _MOST_HEADERS), 900
     ),
+    _many(
+        "10,000 records with 64 headers each",
+        lambda i: record(i, b"", _SHORT_HEADERS),
+        10_000,
+    ),
+    _many("30,000 empty records", lambda i: record(i, b""), 30_000),
+    _many(
+        "16,000 records with headers that are not UTF-8",
+        lambda i: record(i, b"", _NOT_UTF8),
+        16_000,
+    ),
+)
+
+# Each unpacks to almost as much as a batch may, into one record that holds it all, or
+# into as many headers as there may be. A poll could take hundreds of them.
+BOMBS: tuple[bytes, ...] = (
+    batch([record(0, bytes(15 * MIB))], ZSTD),
+    batch([record(0, b"", key=field(bytes(15 * MIB)))], ZSTD),
+    batch([record(0, b"", key=field(bytes(1_000 << 10)))], ZSTD),
+    batch([record(i, b"", _MOST_HEADERS) for i in range(900)], ZSTD),
+    batch([record(i, b"", _SHORT_HEADERS) for i in range(700)], ZSTD),
 )
 
 REFUSED: tuple[Variation, ...] = (

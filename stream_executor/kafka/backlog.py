@@ -2,7 +2,8 @@
 
 A kilobyte from a broker may unpack to megabytes, so how much is unpacked at a time is
 bounded over all partitions: large batches wait for each other's room, small ones and
-their partitions never do. Pure.
+their partitions never do. How much one call opens and hands out is bounded, too, as
+each of a thousand batches may be a kilobyte. Pure.
 
 Not here: fetching (``fetcher``), the bytes (``records``).
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from stream_executor.kafka.batches import committed
 from stream_executor.kafka.records import MAX_UNPACKED_BYTES, open_batch
+from stream_executor.model.record import end_of, held_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -80,36 +82,41 @@ class Backlog:
         end = headers[-1].last_offset + 1
         self._chunks.append(_Chunk(data, deque(holding), end))
 
-    def take(self, most: int, most_bytes: int, room: int) -> list[Record]:
+    def take(self, most: int, most_bytes: int, room: int) -> tuple[list[Record], int]:
         """Hand out records and move the position past them.
 
         Args:
-            most: at most so many; at least 1.
-            most_bytes: stop once values have so many bytes together.
+            most: at most so many, a run counting as one; at least 1.
+            most_bytes: stop once so many bytes are spent, on what batches that are
+                opened unpack to and on what records hold; at least 1.
             room: how many bytes of a large batch may be opened.
 
         Returns:
-            Records in offset order; none if nothing is left, or if the next batch is
-            large and must wait for more room.
+            Records in offset order, and how many of the bytes are left, below 0 if the
+            last batch or record took more. No records if nothing is left, or if the
+            next batch is large and must wait for more room; else at least one.
         """
         records: list[Record] = []
-        while len(records) < most and most_bytes > 0:
+        while len(records) < most and (most_bytes > 0 or not records):
             if not self._piece:
-                if not self._read_on() and not self._open_next(room):
-                    break
+                if not self._read_on():
+                    opened = self._open_next(room)
+                    if opened is None:
+                        break
+                    most_bytes -= opened
                 continue
             wanted = 0
             for record in self._piece[: most - len(records)]:
                 wanted += 1
-                most_bytes -= len(record.value or b"")
+                most_bytes -= held_bytes(record)
                 if most_bytes <= 0:
                     break
             records += self._piece[:wanted]
             self._piece = self._piece[wanted:]
-            self.position = records[-1].offset + 1
+            self.position = end_of(records[-1])
         if not self._piece:
             self._read_on()  # a batch that is through gives its room back now
-        return records
+        return records, most_bytes
 
     def _read_on(self) -> bool:
         """Read the next records of the open batch; False if there are none."""
@@ -118,8 +125,8 @@ class Backlog:
             self.open_bytes = 0
         return bool(self._piece)
 
-    def _open_next(self, room: int) -> bool:
-        """Open the next batch; False if there is none or it must wait."""
+    def _open_next(self, room: int) -> int | None:
+        """Open the next batch; give its bytes, None if none may be opened now."""
         while self._chunks:
             chunk = self._chunks[0]
             if not chunk.batches:
@@ -127,17 +134,18 @@ class Backlog:
                 self._chunks.popleft()
                 continue
             header = chunk.batches[0]
+            size = 0
             if header.last_offset >= self.position:
                 limit = min(max(room, SMALL_BYTES), MAX_UNPACKED_BYTES)
                 if limit <= self._too_little:
-                    return False  # tried with as much before, in vain
+                    return None  # tried with as much before, in vain
                 opened = open_batch(chunk.data, header, self.position, limit)
                 if opened is None:
                     self._too_little = limit
-                    return False
+                    return None
                 self._too_little = 0
                 size, self._pieces = opened
                 self.open_bytes = size if size > SMALL_BYTES else 0
             chunk.batches.popleft()
-            return True
-        return False
+            return size
+        return None

@@ -3,8 +3,8 @@
 The worker's only source of requests; ``audit.log`` follows the audit topic with it. No
 group decides what is fetched (``membership`` merely suggests), nothing is committed and
 nothing is reset. A position moves over markers and aborted records. Bytes are hostile
-here: every offset comes out as a record or as a ``DamagedRecord``, and a failure
-belongs to its partition and stops no other.
+here: every offset comes out in a record, a ``DamagedRecord`` or an ``EmptyRun``, and a
+failure belongs to its partition and stops no other.
 
 What answers after a broken connection or another leader's election may hold another
 log: one that lost its tail, or another cluster's. So the newest batch is fetched once
@@ -51,7 +51,7 @@ _RETRY_S: Final = 0.1
 _AHEAD: Final = 2
 # Fetched bytes over all partitions from which on only those that have none ask.
 _HELD_BYTES: Final = 16 << 20
-# Values that one poll hands out, bytes; one record at least.
+# What one poll opens and hands out, bytes; one batch and one record at least.
 _POLL_BYTES: Final = 4 << 20
 
 
@@ -282,7 +282,7 @@ class TopicFetcher:
     def _take(self, max_records: int) -> dict[int, list[Record]]:
         """Let every partition give what the poll still has room for."""
         taken: dict[int, list[Record]] = {}
-        room_bytes = _POLL_BYTES
+        left_bytes = _POLL_BYTES
         order = list(self._partitions)
         self._turn += 1
         shift = self._turn % len(order) if order else 0
@@ -290,20 +290,22 @@ class TopicFetcher:
             slot = self._partitions[partition]
             if slot.paused or not slot.backlog:
                 continue
-            records = self._take_from(partition, slot, max_records, room_bytes)
+            records, left_bytes = self._take_from(
+                partition, slot, max_records, left_bytes
+            )
             if len(slot.backlog) < _AHEAD:
                 self._changed.set()
             if records:
                 taken[partition] = records
                 max_records -= len(records)
-                room_bytes -= sum(len(record.value or b"") for record in records)
-                if max_records <= 0 or room_bytes <= 0:
+                if max_records <= 0 or left_bytes <= 0:
                     break
         return taken
 
     def _take_from(
         self, partition: int, slot: _Partition, most: int, most_bytes: int
-    ) -> list[Record]:
+    ) -> tuple[list[Record], int]:
+        """Let one partition give records; as ``Backlog.take``."""
         others = sum(
             one.backlog.open_bytes
             for one in self._partitions.values()
@@ -317,7 +319,7 @@ class TopicFetcher:
                 f"{self._topic}-{partition} from {position}: {error!r:.200}"
             )
             slot.backlog = Backlog(position)
-            return []
+            return [], most_bytes
 
     def _assigned(self, partition: int) -> _Partition:
         try:

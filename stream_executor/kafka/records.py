@@ -2,10 +2,11 @@
 
 A broker accepts batches that make an ordinary client raise for ever, skip records in
 silence or fill the memory (facts-brokers 3): header keys that are not UTF-8, forged
-offset deltas, 6 KB that unpack to 200 MB, seven million empty headers. A requester must
-not stop a lane with one of these. So unpacking is bounded, the records of an honest
-batch are read in C, and at the first one that is not as it should be a tolerant parser
-takes over and gives each remaining offset its state. Pure; fuzzed.
+offset deltas, 6 KB that unpack to 200 MB, seven million empty headers, a million empty
+records. A requester must not stop a lane with one of these. So unpacking and the number
+of records are bounded, the records of an honest batch are read in C, and at the first
+one that is not as it should be a tolerant parser takes over and gives each remaining
+offset its state. Pure; fuzzed.
 
 Assumes a topic that is never compacted: the offset of a record is the batch's base
 plus its index, which is what the broker itself counts.
@@ -16,7 +17,7 @@ Not here: fetching (``fetcher``), batch headers (``batches``).
 from __future__ import annotations
 
 import zlib
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 import cramjam
@@ -31,7 +32,7 @@ from stream_executor.kafka.batches import (
     read_varint,
 )
 from stream_executor.model.errors import MalformedError
-from stream_executor.model.record import PlainRecord
+from stream_executor.model.record import EmptyRun, PlainRecord, held_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 # reads requests again (recovery, verify) must find what the lane found, so this is part
 # of what a request is and no setting.
 MAX_UNPACKED_BYTES: Final = 16 << 20
+# No honest batch of the size that brokers take by default holds more: each request
+# brings 64 bytes that nothing packs, a signature, or a MAC and the digest of its body.
+MAX_RECORDS: Final = 16_384
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 16 << 10
 # aiokafka's C parser builds all headers of a record before anyone can count them, some
@@ -51,7 +55,8 @@ _C_PARSER_BYTES: Final = 1 << 20
 _ATTRIBUTES_LOW: Final = 22  # position of the attributes' low byte in a batch
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER: Final = 16
-_PIECE: Final = 512  # records handed on at a time
+# Records handed on at a time; with most headers they hold a megabyte while they wait.
+_PIECE: Final = 128
 _PIECE_BYTES: Final = 1 << 20
 _NAMED: Final = 64  # damaged offsets of a batch whose problem is told
 _FIRST_GUESS: Final = 16  # unpacked size over packed size, tried before the limit
@@ -88,8 +93,8 @@ def open_batches(
 ) -> Iterator[list[Record]]:
     """Yield one record for every committed offset from ``position`` on, in order.
 
-    In pieces of a few hundred, because a generator's step for each record would cost
-    as much as reading it. Lazily: memory is one unpacked batch at a time.
+    In pieces of a hundred, because a generator's step for each record would cost as
+    much as reading it. Lazily: memory is one unpacked batch at a time.
 
     Args:
         data: the bytes that ``headers`` were parsed from.
@@ -99,15 +104,24 @@ def open_batches(
         limit: how many bytes a batch may unpack to, ``MAX_UNPACKED_BYTES`` or more.
 
     Yields:
-        Proper records, or ``DamagedRecord`` where there is none, never an empty list;
-        offsets of markers and aborted batches are left out.
+        Proper records, or ``DamagedRecord`` where there is none, never an empty list
+        and never a run; offsets of markers and aborted batches are left out.
     """
     for header, holds_records in committed(headers, aborted):
         if not holds_records or header.last_offset < position:
             continue
         opened = open_batch(data, header, position, limit)
         if opened is not None:
-            yield from opened[1]
+            yield from _without_runs(opened[1])
+
+
+def _without_runs(pieces: Iterator[list[Record]]) -> Iterator[list[Record]]:
+    for piece in pieces:
+        run = piece[-1]
+        if isinstance(run, EmptyRun):
+            yield from _pieces(chain(piece[:-1], run.records()))
+        else:
+            yield piece
 
 
 def open_batch(
@@ -116,7 +130,10 @@ def open_batch(
     position: int = 0,
     limit: int = MAX_UNPACKED_BYTES,
 ) -> tuple[int, Iterator[list[Record]]] | None:
-    """Unpack a batch and give exactly one record for each offset that it takes.
+    """Unpack a batch and give a record for each offset that it takes.
+
+    A batch with too many records, or too many bytes of them, is not read: some of its
+    offsets are damaged, the others one run.
 
     Args:
         data: the bytes that ``header`` was parsed from.
@@ -125,10 +142,14 @@ def open_batch(
         limit: how many bytes its records may take, unpacked.
 
     Returns:
-        How many bytes they take, and the records in pieces as ``open_batches`` does; or
-        None if they may need more than a limit that is below the largest: with that
-        one, what does not fit is damaged.
+        How many bytes were unpacked, and the records in pieces as ``open_batches``
+        does; or None if they may need more than a limit that is below the largest: with
+        that one, what does not fit is damaged.
     """
+    count = header.last_offset - header.base_offset + 1
+    if count > MAX_RECORDS:
+        problem = f"a batch of {count} records; at most {MAX_RECORDS}"
+        return 0, _unread(header, position, problem)
     payload: bytes | memoryview = memoryview(data)[
         header.start + HEADER.size : header.end
     ]
@@ -138,12 +159,27 @@ def open_batch(
         except MalformedError as error:
             if limit < MAX_UNPACKED_BYTES:
                 return None
-            start = max(header.base_offset, position)
-            damaged = _damaged(header, start, str(error))
-            return 0, _pieces(_few_named(damaged))
+            return limit, _unread(header, position, str(error))
     elif len(payload) > limit < MAX_UNPACKED_BYTES:
         return None
     return len(payload), _from(position, _records(data, header, payload))
+
+
+def _unread(header: BatchHeader, position: int, problem: str) -> Iterator[list[Record]]:
+    """Name the problem of some offsets and put all others into one run.
+
+    Those are refused for their missing token, and adjacent ones share one answer: else
+    some kilobytes could have millions of answers written (docs/adr/0021).
+    """
+    start, end = max(header.base_offset, position), header.last_offset + 1
+    named_end = min(start + _NAMED, end)
+    piece: list[Record] = [
+        _damage(header, offset, problem) for offset in range(start, named_end)
+    ]
+    if named_end < end:
+        stamp, kind = _time(header, 0), int(header.log_append_time)
+        piece.append(EmptyRun(named_end, end, stamp, kind))
+    yield piece
 
 
 def _from(position: int, pieces: Iterator[list[Record]]) -> Iterator[list[Record]]:
@@ -162,6 +198,7 @@ def _records(
     if len(payload) <= _C_PARSER_BYTES:
         for piece in _parse_in_c(data, header, payload):
             if not _proper(piece, expected):
+                del piece  # a million headers, and we go on for as long as it is open
                 break
             yield piece
             expected += len(piece)
@@ -181,7 +218,8 @@ def _parse_in_c(
     else:
         whole = data[header.start : header.end]
     try:
-        yield from _pieces(iter(DefaultRecordBatch(whole)))
+        # Chained, for a batch is its own iterator and lets nobody ask for it twice.
+        yield from _pieces(chain(DefaultRecordBatch(whole)))
     except Exception:  # noqa: BLE001  # whatever it stumbles on, we read it ourselves
         return
 
@@ -192,12 +230,12 @@ def _pieces(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 def _light_pieces(records: Iterator[Record]) -> Iterator[list[Record]]:
-    """Give pieces of few bytes, as the values are copies of what is unpacked."""
+    """Give pieces of few bytes, as what they hold are copies of what is unpacked."""
     piece: list[Record] = []
     size = 0
     for record in records:
         piece.append(record)
-        size += len(record.value or b"")
+        size += held_bytes(record)
         if len(piece) == _PIECE or size >= _PIECE_BYTES:
             yield piece
             piece, size = [], 0
@@ -206,11 +244,7 @@ def _light_pieces(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 def _few_named(records: Iterator[Record]) -> Iterator[Record]:
-    """Name the problem of some offsets; let the others be records without anything.
-
-    Those are refused for their missing token, and adjacent ones share one answer: else
-    some kilobytes could have millions of answers written (docs/adr/0021).
-    """
+    """Name the problem of some offsets; let the others hold nothing, as ``_unread``."""
     named = 0
     for record in records:
         if type(record) is not DamagedRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import cramjam
@@ -14,6 +15,7 @@ from stream_executor.kafka.connection import KafkaConnection
 from stream_executor.kafka.fetcher import _POLL_BYTES, TopicFetcher
 from stream_executor.kafka.records import MAX_UNPACKED_BYTES
 from stream_executor.model.errors import MalformedError, MisuseError
+from tests.hostile import BOMBS
 
 if TYPE_CHECKING:
     from tests.unit.kafka.conftest import Bytes
@@ -62,6 +64,38 @@ async def test_many_small_bombs_in_one_poll_are_opened_a_few_at_a_time(
     assert set(map(tuple, offsets.values())) == {(0, 1, 2, 3)}
 
 
+@pytest.mark.threat("T-21")
+@pytest.mark.parametrize("bomb", BOMBS)
+async def test_a_poll_takes_little_memory_wherever_a_batch_hides_its_bytes(
+    bomb: bytes,
+) -> None:
+    """In values, in keys that nobody reads, in headers: one poll opens a few."""
+    count = 40
+    (header,) = parse_batches(bomb)
+    size = header.last_offset + 1
+    many = fetcher({0: b"".join(at(number * size, bomb) for number in range(count))})
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            assert await many.getmany(200, 1_000)
+            # One batch as it is unpacked, and what is in it once more as records.
+            assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def at(base: int, batch: bytes) -> bytes:
+    """The batch as it lies at an offset: its CRC does not cover that."""
+    return base.to_bytes(8) + batch[8:]
+
+
+async def test_a_poll_tries_few_batches_that_are_too_large(build: Bytes) -> None:
+    """Each costs the time in which 16 MiB are unpacked, and other lanes wait for it."""
+    large = packed(build, 0, [MAX_UNPACKED_BYTES])
+    many = fetcher({0: b"".join(at(number, large) for number in range(40))})
+    assert len((await many.getmany(200, 1_000))[0]) == 1
+
+
 async def test_small_batches_pass_a_large_one_that_waits(build: Bytes) -> None:
     large = packed(build, 0, [LARGE // 300] * 300)
     some = fetcher({0: large, 1: large, 2: packed(build, 0, [10] * 50)})
@@ -83,10 +117,10 @@ async def test_small_batches_pass_a_large_one_that_waits(build: Bytes) -> None:
 
 def test_a_batch_that_waited_is_whole_once_there_is_room(build: Bytes) -> None:
     backlog = fetched(Backlog(1), packed(build, 0, [LARGE // 3] * 3))
-    assert backlog.take(10, 1 << 30, 0) == []
-    assert backlog.take(10, 1 << 30, SMALL_BYTES) == []
+    assert backlog.take(10, 1 << 30, 0) == ([], 1 << 30)
+    assert backlog.take(10, 1 << 30, SMALL_BYTES) == ([], 1 << 30)
     assert backlog.position == 1
-    found = backlog.take(10, 1 << 30, OPEN_BYTES)
+    found, _ = backlog.take(10, 1 << 30, OPEN_BYTES)
     assert [len(record.value or b"") for record in found] == [LARGE // 3] * 2
     assert (backlog.position, backlog.open_bytes) == (3, 0)
 
@@ -94,7 +128,7 @@ def test_a_batch_that_waited_is_whole_once_there_is_room(build: Bytes) -> None:
 def test_what_no_room_can_hold_is_damaged_and_holds_nothing(build: Bytes) -> None:
     data = packed(build, 0, [MAX_UNPACKED_BYTES]) + build.batch(1, [build.record(0)])
     backlog = fetched(Backlog(0), data)
-    found = backlog.take(10, 1 << 30, OPEN_BYTES)
+    found, _ = backlog.take(10, 1 << 30, OPEN_BYTES)
     assert [record.value for record in found] == [None, b"v"]
     assert backlog.open_bytes == 0
 

@@ -21,6 +21,7 @@ from stream_executor.kafka.records import (
     unpack,
 )
 from stream_executor.model.errors import MalformedError
+from stream_executor.model.record import EmptyRun, PlainRecord, held_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,8 +40,7 @@ PACKERS: dict[int, Callable[[bytes], bytes]] = {
 def opened(data: bytes) -> list[Record]:
     return [
         record
-        for header in parse_batches(data)
-        for piece in pieces(data, header)
+        for piece in open_batches(data, parse_batches(data), (), 0)
         for record in piece
     ]
 
@@ -217,6 +217,54 @@ def test_a_bad_record_late_in_a_long_batch_costs_nobody_else(build: Bytes) -> No
     assert [one.offset for one in found if isinstance(one, DamagedRecord)] == [1_400]
 
 
+def test_a_long_batch_that_is_proper_is_read_in_c(
+    build: Bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tolerant parser takes six times as long, whatever the batch is."""
+    monkeypatch.setattr(room, "_parse_tolerantly", None)
+    found = opened(build.batch(0, [build.record(index) for index in range(1_500)]))
+    assert [one.offset for one in found] == list(range(1_500))
+
+
+def test_a_batch_of_too_many_records_is_not_read(build: Bytes) -> None:
+    """A requester owes 64 packed bytes a request; these have less than one."""
+    empty = build.record(0, b"")
+    most = room.MAX_RECORDS
+    packed = [bytes(cramjam.zstd.compress(empty * count)) for count in (most, 10**6)]
+    assert len(packed[1]) < 1_000
+    allowed = build.batch(7, packed[0], count=most, attributes=0x0C)
+    assert {one.value for one in opened(allowed)} == {b""}
+
+    data = build.batch(7, packed[1], count=10**6, attributes=0x0C)
+    (header,) = parse_batches(data)
+    for position in (0, 500_000):
+        first = max(7, position)
+        result = open_batch(data, header, position)
+        assert result is not None
+        ((*named, run),) = result[1]
+        assert result[0] == 0
+        assert [one.offset for one in named] == list(range(first, first + 64))
+        assert {one.problem for one in named} == {  # type: ignore[attr-defined]
+            "a batch of 1000000 records; at most 16384"
+        }
+        assert run == EmptyRun(first + 64, 1_000_007, 2_000, 1)
+
+    some = open_batches(data, [header], (), 900_000)
+    found = [one for piece in some for one in piece]
+    assert [one.offset for one in found] == list(range(900_000, 1_000_007))
+    assert not any(isinstance(one, EmptyRun) for one in found)
+
+
+def test_what_a_record_holds_is_all_that_its_producer_sent() -> None:
+    record = PlainRecord(0, 0, bytes(10), (("name", bytes(5)),), bytes(100))
+    assert held_bytes(record) == 10 + 100 + held_bytes(
+        PlainRecord(0, 0, None, (("name", bytes(5)),))
+    )
+    # A header is three objects, however short it is.
+    assert held_bytes(PlainRecord(0, 0, None, (("", b""),) * 64)) > 64 * 100
+    assert held_bytes(PlainRecord(0, 0, None)) == 0
+
+
 def test_millions_of_damaged_offsets_cost_few_answers(build: Bytes) -> None:
     """Some are told what is wrong; the rest have no token, and share one answer."""
     bad = build.record(0, b"", count=-1) * 5_000
@@ -230,5 +278,6 @@ def test_millions_of_damaged_offsets_cost_few_answers(build: Bytes) -> None:
         assert [type(one) is DamagedRecord for one in found] == (
             [True] * 64 + [False] * 4_936
         )
+        assert all(one.problem for one in found[:64])  # type: ignore[attr-defined]
         last = found[-1]
         assert (last.value, list(last.headers), last.timestamp_type) == (None, [], 1)
