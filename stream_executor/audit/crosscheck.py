@@ -89,10 +89,14 @@ class ResultsCheck:
     def wants_more(self, transaction: Transaction) -> bool:
         """Say whether the next result should be read before settling.
 
-        Results come in order, so the last event says at once what all would say.
+        Results come in order, so the last event says at once what all would say. A
+        log that lost its tail uses its seqs again, so a seq alone says nothing.
         """
-        return self._ahead < MOST_AHEAD and any(
-            event.event.seq not in self._waiting
+        return self._ahead < MOST_AHEAD and not all(
+            any(
+                result.request == event.start
+                for result in self._waiting.get(event.event.seq, ())
+            )
             for event in reversed(transaction.events)
             if self._floor is None or event.event.seq >= self._floor
         )
@@ -120,7 +124,7 @@ class ResultsCheck:
     def _match(self, event: Event) -> bytes | None:
         """Hold one event against its results; give the salt of the right one."""
         seq, wanted = event.event.seq, event.event.result_s256
-        results = self._pop(seq)
+        results = [one for one in self._pop(seq) if not self._lost(one.request)]
         if not results:
             if self._floor is not None and seq >= self._floor:
                 self._add(
@@ -163,6 +167,10 @@ class ResultsCheck:
                         result.offset, seq, "a result without an event", result.request
                     )
 
+    def _lost(self, request: int) -> bool:
+        """Say whether a request's event was lost, which is on record."""
+        return any(one.start <= request < one.end for one in self._report.lost)
+
     def _add(self, event: Event, code: FindingCode, expected: str, found: str) -> None:
         self._report.add(
             Problem(code, event.audit_offset, event.event.seq, expected, found)
@@ -171,8 +179,8 @@ class ResultsCheck:
     def _unexpected(
         self, offset: int, seq: int | None, found: str, request: int = -1
     ) -> None:
-        if any(one.start <= request < one.end for one in self._report.lost):
-            return  # its event was lost, which is on record
+        if self._lost(request):
+            return
         self._report.add(
             Problem(
                 FindingCode.RESULT_UNEXPECTED, self._where, seq,
