@@ -278,8 +278,7 @@ async def test_what_halts_a_lane_says_how_it_goes_on_and_verify_says_what_it_cos
         second.control(values[-1])
         lane.ordered()
         await until(lambda: lane.state is LaneState.RUNNING)
-        for number in range(7, 12):  # a log that lost its tail uses its seqs again
-            submit(broker, number)
+        submit(broker, 7)
         feed(second, lane)
         end = len(broker.log(REQUESTS, 0))
         await until(lambda: lane.head is not None and lane.head.next == end)
@@ -328,6 +327,31 @@ async def test_before_the_first_seal_the_lane_goes_on_at_genesis(
     async with owned(world) as lane:
         feed(world, lane)
         await until(lambda: len(answers(broker)) == 1)
+
+
+async def test_a_lost_events_result_is_not_held_against_who_uses_its_seq() -> None:
+    broker = begun_broker()
+    world = MemoryWorld(broker)
+    for number in range(12):
+        submit(broker, number)
+    async with owned(world) as lane:
+        feed(world, lane)
+        await until(lambda: len(answers(broker)) == 12)
+    tail_lost(broker)
+    back = (await damage_of(world)).way_back
+    assert back is not None
+    values = control_values([back], "")
+    world.control(values[-1])
+    async with owned(world) as lane:
+        for number in range(12, 15):
+            submit(broker, number)
+            feed(world, lane)
+            await until(lambda: len(answers(broker)) > number)  # noqa: B023 - at once
+    for value in values:
+        broker.append(CONTROL, 0, value)
+    report = await audited(broker)
+    assert (report.findings, report.results) == ([], 3)
+    assert report.lost == [Range(0, 12)]
 
 
 async def test_an_order_skips_nothing_behind_another_head() -> None:
