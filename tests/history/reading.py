@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.kafka.topics import TopicNames
-from tests.history.counting import Counted, Outcome, PartitionHistory
+from tests.history.counting import Counted, Outcome, PartitionHistory, Sent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -35,6 +35,13 @@ class Logs(Protocol):
         """Their names."""
 
 
+class LaneTimes(NamedTuple):
+    """When a lane's answers were appended and when it was begun anew; milliseconds."""
+
+    answered_ms: list[int]
+    acquired_ms: list[int]
+
+
 class _LogsAt(NamedTuple):
     connection: KafkaConnection
     topics: TopicNames
@@ -45,10 +52,13 @@ class History(Counted):
     """Counters of a whole deployment.
 
     ``results`` are there if they were asked for: (partition, offset) → result.
+    ``codes`` are what was answered, ``owed`` what should have been.
     """
 
     results: dict[tuple[int, int], ExecutionResult] = field(default_factory=dict)
     codes: Counter[str] = field(default_factory=Counter)
+    owed: Counter[str] = field(default_factory=Counter)
+    lanes: dict[int, LaneTimes] = field(default_factory=dict)
 
 
 async def assert_sound(made: Logs, damaged: Mapping[str, str] | None = None) -> None:
@@ -76,26 +86,36 @@ def assert_sound_at(connection: KafkaConnection, prefix: str = "wasm.") -> None:
 
 async def read_history(
     made: Logs,
-    expected: Callable[[Record], Outcome | None] | None = None,
+    judge_of: Callable[[int], Callable[[Record], Outcome | None]] | None = None,
     *,
     keep: bool = True,
     tolerated: frozenset[str] = frozenset(),
+    sent: Mapping[int, Sent] | None = None,
 ) -> History:
     """Read requests, results and audit of a deployment to their ends and compare.
 
     Args:
         made: the deployment.
-        expected: what a plain run of a request gives (``plain_run``).
-        tolerated: codes that are right whatever was expected.
+        judge_of: gives for a partition who says what its records are owed, asked in
+            the order of the log (``judge``, ``plain_run``).
+        tolerated: codes that a fault of the sandbox may give instead.
         keep: whether to keep the results; a million of them take a gigabyte.
+        sent: what the senders know by themselves, by partition.
     """
     history = History()
     async with PartitionReader(made.connection) as reader:
         for partition in range(await reader.partition_count(made.topics.requests)):
-            one = PartitionHistory(partition, expected, tolerated)
+            one = PartitionHistory(
+                partition,
+                None if judge_of is None else judge_of(partition),
+                tolerated,
+                (sent or {}).get(partition, Sent()),
+            )
             await _read_partition(made, reader, one, history.results if keep else None)
             history.add(one.counted)
             history.codes.update(one.codes)
+            history.owed.update(one.owed)
+            history.lanes[partition] = LaneTimes(one.answered_ms, one.acquired_ms)
     return history
 
 

@@ -16,7 +16,7 @@ from stream_executor.model.audit import RequestExecuted, RequestRefused, Seal
 from stream_executor.model.record import PlainRecord, Range
 from stream_executor.wire.avro import CODECS, class_of
 from stream_executor.wire.results import decode_result, encode_json
-from tests.history import FAULTS, Counted, Outcome, PartitionHistory
+from tests.history import FAULTS, Counted, Outcome, PartitionHistory, Sent
 from tests.lane_world import AUDIT, REQUESTS, RESULTS
 from tests.model.run import Run, Step
 from tests.model.virtual_time import VirtualTimeLoop
@@ -42,10 +42,19 @@ class Logs:
     audit: Records
 
 
-def counted(logs: Logs, expected: Outcome | None = None) -> Counted:
-    """Count one history; ``expected`` is what its first request should have given."""
+def counted(
+    logs: Logs,
+    expected: Outcome | None = None,
+    *,
+    at: int = 0,
+    sent: Sent | None = None,
+    tolerated: frozenset[str] = frozenset(),
+) -> Counted:
+    """Count one history; ``expected`` is what the request at an offset is owed."""
     history = PartitionHistory(
-        expected=lambda record: expected if record.offset == 0 else None
+        expected=lambda record: expected if record.offset == at else None,
+        tolerated=tolerated,
+        sent=sent or Sent(),
     )
     for record in logs.results:
         history.result(record)
@@ -216,6 +225,52 @@ def test_another_answer_than_a_plain_run_gives_is_wrong(
     good: Logs, outcome: Outcome
 ) -> None:
     assert counted(good, outcome).faults == {"wrong": 1}
+
+
+@pytest.mark.parametrize("code", ["auth_replayed", "auth_wrong_binding"])
+def test_a_token_that_ran_though_it_is_owed_a_refusal_is_an_accepted_replay(
+    good: Logs, code: str
+) -> None:
+    """Also one that was spent by a request that was refused, or is bound elsewhere."""
+    found = counted(good, Outcome("REJECTED", code))
+    assert found.faults == {"wrong": 1, "replays_accepted": 1}
+    assert found.replays == (code == "auth_replayed")
+
+
+def test_a_jti_that_was_signed_anew_is_the_same_token(good: Logs) -> None:
+    """The signature differs, and so do the bytes of the header."""
+    name, token = good.requests[0].headers[0]
+    again = msgspec.structs.replace(
+        good.requests[1], headers=((name, token[:-4] + b"AAAA"),)
+    )
+    doctored = replace(good, requests=[good.requests[0], again, *good.requests[2:]])
+    assert counted(doctored).faults == {"replays_accepted": 1}
+
+
+def test_what_a_sender_knows_as_committed_and_no_reader_finds(good: Logs) -> None:
+    """Reader and lane agree that the marker's offset is empty; its sender does not."""
+    offsets = {record.offset for record in good.requests}
+    gap = next(offset for offset in range(max(offsets)) if offset not in offsets)
+    found = counted(good, sent=Sent(committed={gap}))
+    assert found.faults == {"wrongly_attested": 1, "lost": 1}
+
+
+def test_what_a_sender_knows_as_aborted_and_a_lane_answered(good: Logs) -> None:
+    found = counted(good, sent=Sent(aborted={good.requests[0].offset}))
+    assert found.faults == {"phantom": 1}
+
+
+def test_a_tolerated_code_excuses_nobody_whose_token_is_refused(good: Logs) -> None:
+    unsigned = next(r.offset for r in good.requests if not r.headers)
+    tolerated = frozenset({"auth_missing"})  # what it was answered with
+
+    run = Outcome("SUCCEEDED", None, b"output")
+    found = counted(good, run, at=unsigned, tolerated=tolerated)
+    assert (found.excused, found.faults) == (1, {})
+
+    refusal = Outcome("REJECTED", "auth_expired")
+    found = counted(good, refusal, at=unsigned, tolerated=tolerated)
+    assert (found.excused, found.faults) == (0, {"wrong": 1})
 
 
 def test_every_counter_has_a_defect() -> None:
