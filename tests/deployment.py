@@ -46,8 +46,9 @@ from stream_executor.wire.results import decode_result
 from tests.history import assert_sound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
+    from stream_executor.model.job import Limits
     from stream_executor.model.record import Record
     from stream_executor.model.result import ExecutionResult
 
@@ -58,6 +59,10 @@ ADD = (
 )
 READY_S = 60.0
 COMMAND = Path(sys.executable).with_name("wasm-executor")
+# With the second, what runs is the code that the test imports, wherever it lies.
+_INHERITED = {
+    name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ
+}
 
 
 def free_port() -> int:
@@ -155,32 +160,37 @@ class TestDeployment:
             self.secret, issuer=ISSUER, subject=subject, audience=self.audience
         )
 
-    async def publish(self, name: str, module: str | bytes) -> bytes:
+    async def publish(
+        self, name: str, module: str | bytes, grant: Limits | None = None
+    ) -> bytes:
         """Publish a module (WAT or binary) as name@version; give its digest."""
         binary = bytes(wasmtime.wat2wasm(module)) if isinstance(module, str) else module
         s256 = hashlib.sha256(binary).digest()
         base, _, version = name.partition("@")
+        async with Appender(self.connection) as appender:
+            stored = await appender.append(
+                self.topics.modules, 0, encode_module(binary), key=s256.hex().encode()
+            )
+        await self.order(
+            lambda orders: orders.publish(
+                ModuleName(base, version), s256, len(binary), stored.offset, grant=grant
+            )
+        )
+        return s256
+
+    async def order(self, make: Callable[[Orders], bytes]) -> None:
+        """Say something in the control chain, as its administrator."""
+        topic = self.topics.control
         async with (
             PartitionReader(self.connection) as reader,
             Appender(self.connection) as appender,
         ):
-            topic = self.topics.control
             end = await reader.end_offset(topic, 0)
             async for records in reader.read(topic, 0, self.view.next_offset, end):
                 for record in records:
                     self.view.apply(record.offset, record.timestamp, record.value)
-            stored = await appender.append(
-                self.topics.modules, 0, encode_module(binary), key=s256.hex().encode()
-            )
             orders = Orders(self.view, self.keys.administrator, 1)
-            await appender.append(
-                topic,
-                0,
-                orders.publish(
-                    ModuleName(base, version), s256, len(binary), stored.offset
-                ),
-            )
-        return s256
+            await appender.append(topic, 0, make(orders))
 
     async def ask(
         self,
@@ -232,7 +242,7 @@ class TestDeployment:
         process = await asyncio.create_subprocess_exec(
             command,
             *arguments,
-            env={"PATH": os.environ["PATH"], **self.settings},
+            env={**_INHERITED, **self.settings},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -250,7 +260,7 @@ class TestDeployment:
         port = free_port()
         log = self.folder / f"executor-{number}.log"
         environment = {
-            "PATH": os.environ["PATH"],
+            **_INHERITED,
             **self.settings,
             "METRICS_PORT": str(port),
             "WASM_EXECUTOR_INSTANCE_ID": f"{self.prefix}-{number}",
