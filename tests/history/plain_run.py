@@ -42,6 +42,14 @@ class PlainRuns:
             name: wasmtime.Module(self._engine, bytes(wasmtime.wat2wasm(wat)))
             for name, wat in modules.items()
         }
+        self._parameters = {
+            name: {
+                export.name: len(export.type.params)
+                for export in module.exports
+                if isinstance(export.type, wasmtime.FuncType)
+            }
+            for name, module in self._compiled.items()
+        }
 
     def __contains__(self, module: str) -> bool:
         """Whether there is such a module."""
@@ -55,16 +63,17 @@ class PlainRuns:
         fuel_units: int | None = None,
     ) -> Outcome:
         """Give what a call ends with; ``fuel_units`` may lower what it may use."""
+        parameters = self._parameters[module].get(function)
+        if parameters is None:
+            return Outcome("FAILED", "function_not_found")
+        if parameters != len(numbers):
+            return Outcome("FAILED", "bad_arguments")
         fuel = min(fuel_units or self._fuel_units, self._fuel_units)
         store = wasmtime.Store(self._engine)
         store.set_fuel(fuel)
-        exports = wasmtime.Instance(store, self._compiled[module], []).exports(store)
-        if function not in exports:
-            return Outcome("FAILED", "function_not_found")
-        called = exports[function]
+        instance = wasmtime.Instance(store, self._compiled[module], [])
+        called = instance.exports(store)[function]
         assert isinstance(called, wasmtime.Func)
-        if len(called.type(store).params) != len(numbers):
-            return Outcome("FAILED", "bad_arguments")
         try:
             answer = called(store, *numbers)
         except wasmtime.Trap as trap:

@@ -16,17 +16,19 @@ import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.machine import facts as machine_facts
 from stream_executor.embedded import EmbeddedCluster, EmbeddedKafka
-from tests.deployment import ADD, deployment
+from tests.deployment import deployment
 from tests.faults.proxy import FaultProxy
 from tests.history import FAULTS as COUNTERS
 from tests.history import read_history
-from tests.history.plain_run import plain_runs
-from tests.soak import report
+from tests.history.counting import SUCCEEDED
+from tests.history.judge import Judge
+from tests.soak import liveness, mix, report
 from tests.soak.faults import (
     FAULTS,
     TOLERATED,
@@ -43,10 +45,19 @@ if TYPE_CHECKING:
 PARTITIONS = 8
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), Path("faketime"))
 RECOVERY_S = 300.0
+_STILL_S = 5.0
 _FAKE = {
     "LD_PRELOAD": str(FAKETIME), "FAKETIME_CACHE_DURATION": "1",
     "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_TIMESTAMP_FILE": "",
 }  # fmt: skip
+
+
+class Ended(NamedTuple):
+    """When the load began (wall clock, ms), its seconds, and verify's exit code."""
+
+    began_ms: float
+    loaded_s: float
+    verified: int
 
 
 def options() -> argparse.Namespace:
@@ -163,30 +174,36 @@ async def _arena(
 
 async def _run(given: argparse.Namespace, arena: Arena, names: list[str]) -> int:
     made = arena.made
-    await made.publish("add@1", ADD)
+    await mix.prepare(made)
     await asyncio.gather(*[arena.start(slot).ready() for slot in range(2)])
-    started = time.monotonic()
-    load = Load(made)
+    began_ms, started = time.time() * 1000, time.monotonic()
+    load = Load(made, given.seed)
     watch = asyncio.create_task(load.watch(started))
     strikes = asyncio.create_task(strike_for_ever(arena, names, started, given.every))
     filling = asyncio.create_task(
         load.fill(given.requests, started + given.minutes * 60)
     )
     # A fault that fails is a fault of the soak, and ends it.
-    await asyncio.wait({filling, strikes}, return_when=asyncio.FIRST_COMPLETED)
-    if strikes.done():
-        strikes.result()
+    await asyncio.wait({filling, strikes, watch}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (strikes, watch):
+        if task.done():
+            task.result()
     await filling
+    loaded_s = time.monotonic() - started
     strikes.cancel()
     await asyncio.wait({strikes})
     _calm(arena)
     print(f"{load.sent:,} requests sent; recovering", flush=True)
-    history = await _settled(arena)
+    history = await _settled(arena, load)
     watch.cancel()
+    await asyncio.wait({watch})
     code, out, err = await made.command("audit", "verify")
-    _publish(given, arena, load, history, code)
+    _publish(given, arena, load, history, Ended(began_ms, loaded_s, code))
     if code:
         print(out, err)
+    if not history.replays or not history.attested:
+        print("nothing was replayed, or nothing aborted: too short to prove anything")
+        return 1
     return 1 if history.faults or history.open or code else 0
 
 
@@ -206,19 +223,28 @@ def _calm(arena: Arena) -> None:
             arena.start(slot)
 
 
-async def _settled(arena: Arena) -> History:
+async def _settled(arena: Arena, load: Load) -> History:
     """Wait until every request is answered; give the history."""
     until = time.monotonic() + RECOVERY_S
-    expected = plain_runs({"add@1": ADD}, 5_000_000)
-    await asyncio.sleep(10)
+    rules = mix.rules(arena.made)
     while True:
+        await _still(load, until)
         history = await read_history(
-            arena.made, expected, keep=False, tolerated=TOLERATED
-        )
+            arena.made, partial(Judge, rules), keep=False, tolerated=TOLERATED,
+            sent=load.known,
+        )  # fmt: skip
         if not history.open or time.monotonic() > until:
             return history
         print(f"{history.open:,} not answered yet", flush=True)
-        await asyncio.sleep(5)
+
+
+async def _still(load: Load, until: float) -> None:
+    """Wait until the lanes answer no more: reading a whole history takes minutes."""
+    while time.monotonic() < until:
+        before = load.samples[-1][1]
+        await asyncio.sleep(_STILL_S)
+        if load.samples[-1][1] == before:
+            return
 
 
 def _publish(
@@ -226,39 +252,65 @@ def _publish(
     arena: Arena,
     load: Load,
     history: History,
-    verified: int,
+    ended: Ended,
 ) -> None:
     samples = report.working(load.samples)
     busy = samples[-1][0]
-    document: dict[str, object] = {
+    lanes = (arena.struck, history.lanes, ended.began_ms)
+    pause = liveness.longest_pause(*lanes, until_s=ended.loaded_s)
+    felt = liveness.felt(*lanes)
+    lagging = {
+        "requests": load.lagging[arena.made.topics.requests],
+        "results": load.lagging[arena.made.topics.results],
+    }
+    figures: dict[str, object] = {
         "brokers": given.brokers,
         "seed": given.seed,
         "faults struck": len(arena.struck),
         "requests": history.requests,
         "answered": history.answered,
         "not answered": history.open,
+        "touched by a fault, 95 % sure": f"fewer than 1 in {history.requests // 3:,}",
+        "owed a refusal or a failure": history.requests - history.owed[SUCCEEDED],
+        "replays sent": history.replays,
+        "replays refused": history.codes["auth_replayed"],
+        "struck in the sandbox": history.excused,
+        "transactions aborted": load.aborts,
         "attested offsets": history.attested,
         "seconds": round(busy),
         "answers a second": round(history.answered / busy),
-        "longest standstill (s)": round(report.longest_standstill(samples), 1),
-        "audit verify": "ok" if verified == 0 else f"exit code {verified}",
+        "longest standstill of a lane (s)": pause.seconds,
+        "that was during": ", ".join(pause.during) or "no fault",
+        "requests undecided for at most (s)": lagging["requests"],
+        "results undecided for at most (s)": lagging["results"],
+        "audit verify": "ok" if ended.verified == 0 else f"exit {ended.verified}",
+    }
+    document = figures | {
         "counters": {name: getattr(history, name) for name in COUNTERS},
+        "kinds": dict(load.kinds),
+        "owed": dict(history.owed),
         "codes": dict(history.codes),
+        "felt": {name: one._asdict() for name, one in felt.items()},
         "faults": arena.struck,
         "samples": samples,
         "machine": machine_facts(),
     }
+    tables = "\n\n".join(
+        [
+            report.figures_table(figures, history),
+            report.codes_table(history),
+            report.faults_table(felt),
+        ]
+    )
     name = f"soak-{given.brokers}-brokers" if given.brokers > 1 else "soak-1-broker"
     title = (
         f"{history.answered:,} answers on {given.brokers} broker(s), "
         f"{len(arena.struck)} faults, seed {given.seed}: "
         f"{sum(history.faults.values()) + history.open} broken promises"
     )
-    report.write(
-        given.results, name, document, report.plot(title, samples, arena.struck)
-    )
-    print(report.table(document))
-    print(dict(history.codes))
+    plot = report.plot(title, samples, arena.struck)
+    report.write(given.results, name, document, plot, tables)
+    print(tables)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""A soak's figures: a table, JSON, and a plot of throughput with the faults marked."""
+"""A soak's figures: tables, JSON, and a plot of throughput with the faults marked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from xml.sax.saxutils import escape
 from tests.history import FAULTS as COUNTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from tests.history import History
+    from tests.soak.liveness import Felt, Struck
 
 _WIDTH, _HEIGHT = 900, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 40, 80
@@ -19,8 +22,6 @@ _COLOURS = (
     "#d93025", "#e8710a", "#f9ab00", "#1e8e3e", "#12b5cb", "#1a73e8", "#9334e6",
     "#e52592", "#5f6368", "#795548", "#00897b", "#3949ab", "#c0ca33",
 )  # fmt: skip
-
-Struck = tuple[float, float, str]
 
 
 def rates(samples: Sequence[tuple[float, int]]) -> list[tuple[float, float]]:
@@ -40,26 +41,42 @@ def working(samples: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
     ]
 
 
-def longest_standstill(samples: Sequence[tuple[float, int]]) -> float:
-    """Give the most seconds between two samples that found something new."""
-    longest, moved_at = 0.0, samples[0][0] if samples else 0.0
-    for (_, before), (at, done) in pairwise(samples):
-        if done > before:
-            longest, moved_at = max(longest, at - moved_at), at
-    return longest
+def figures_table(figures: Mapping[str, object], history: History) -> str:
+    """Give the figures, then the counters, as a Markdown table."""
+    counters = {name: getattr(history, name) for name in COUNTERS}
+    rows = [*figures.items(), *counters.items()]
+    return _table(("figure", "value"), rows)
 
 
-def table(document: Mapping[str, object]) -> str:
-    """Give the figures as a Markdown table."""
-    lines = ["| figure | value |", "|---|---|"]
-    for name, value in document.items():
-        if isinstance(value, int | float | str):
-            shown = f"{value:,}" if isinstance(value, int) else str(value)
-            lines.append(f"| {name} | {shown} |")
-    counters = document["counters"]
-    assert isinstance(counters, dict)
-    lines += [f"| {name} | {counters[name]:,} |" for name in COUNTERS]
-    return "\n".join(lines)
+def codes_table(history: History) -> str:
+    """Say what the requests were owed, and what they were answered with."""
+    rows = [
+        (code, history.owed[code], history.codes[code])
+        for code in sorted(history.owed | history.codes)
+    ]
+    return _table(("code", "owed", "answered"), rows)
+
+
+def faults_table(felt: Mapping[str, Felt]) -> str:
+    """Say what the lanes felt of each kind of fault."""
+    head = (
+        "fault", "struck", "next answer (s): median", "99 %", "worst",
+        "lanes begun anew", "stood still (s): median", "worst",
+    )  # fmt: skip
+    return _table(head, [(name, *one) for name, one in felt.items()])
+
+
+def _table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [f"| {' | '.join(map(_shown, row))} |" for row in [head, *rows]]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def plot(
@@ -113,8 +130,11 @@ def _text(x: float, y: float, text: str, *, bold: bool = False) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}"{weight}>{escape(text)}</text>'
 
 
-def write(folder: Path, name: str, document: Mapping[str, object], svg: str) -> None:
-    """Write both files."""
+def write(
+    folder: Path, name: str, document: Mapping[str, object], svg: str, tables: str
+) -> None:
+    """Write the three files; the tables are those of docs/reliability.md."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     (folder / f"{name}.svg").write_text(svg)
+    (folder / f"{name}.md").write_text(tables + "\n")
