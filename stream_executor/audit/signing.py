@@ -11,6 +11,7 @@ Whether a key was enrolled at that time is the caller's question
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidSignature
@@ -82,11 +83,17 @@ def verify_certificate(holder: Any) -> None:
     if holder.certified_ms < 0:  # an Avro long may be; what is signed is unsigned
         text = f"a certificate is dated {holder.certified_ms}"
         raise IntegrityError(text)
-    _verify(
-        holder.fleet_key,
-        holder.certificate,
-        _certified(holder.process_key, holder.fleet_key, holder.certified_ms),
+    _hold_certificate(
+        holder.process_key, holder.fleet_key, holder.certified_ms, holder.certificate
     )
+
+
+@lru_cache(maxsize=1024)  # a process seals thousands of times under one certificate
+def _hold_certificate(
+    process_key: bytes, fleet_key: bytes, certified_ms: int, certificate: bytes
+) -> None:
+    certified = _certified(process_key, fleet_key, certified_ms)
+    _verify(fleet_key, certificate, certified)  # what it raises is not remembered
 
 
 def _verify(public_key: bytes, signature: bytes, message: bytes) -> None:

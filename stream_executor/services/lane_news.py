@@ -93,7 +93,8 @@ class LaneNews:
     def gave_up(
         self, lane: Lane, error: FencedError | BrokerRefusedError | TransientError
     ) -> None:
-        """Count a producer that a lane gave up."""
+        """Count a producer that a lane gave up; each try is a line for debugging."""
+        log.debug("lane.gave_up", partition=lane.partition, reason=str(error))
         self._around.note_lane(lane, error)
         failure = metrics.CommitFailure.INDEFINITE
         if isinstance(error, FencedError):
