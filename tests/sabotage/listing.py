@@ -348,4 +348,16 @@ SABOTAGES = (
         "                return SpendOutcome.FRESH\n",
         "tests/unit/auth/test_replay.py",
     ),
+    _one(
+        "the first seal that is left names the log", "lane/audit_log.py",
+        "            if cited in (None, seal.log_id):\n", "            if True:\n",
+        WAY_BACK,
+    ),
+    _one(
+        "any order waives the replays behind a removed beginning", _CROSSCHECKS,
+        "    if over and all(within(recovered.refused, offset) "
+        "for offset in unsafe):\n",
+        "    if log.orders:\n",
+        WAY_BACK, SCENARIOS,
+    ),
 )  # fmt: skip

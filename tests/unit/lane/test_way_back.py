@@ -382,6 +382,32 @@ async def test_an_order_skips_nothing_behind_another_head() -> None:
     assert again.skipped[-1].end == end + 1
 
 
+async def test_a_stray_seal_that_is_the_first_one_left_does_not_name_the_log() -> None:
+    """Retention took all before it; an order had skipped it."""
+    broker = begun_broker()
+    world = Worker(broker)
+
+    async def answer(number: int) -> None:
+        submit(broker, number)
+        async with owned(world) as lane:
+            feed(world, lane)
+            await until(lambda: len(answers(broker)) == number + 1)
+        broker.now_ms += LEAST_HORIZON_MS + 1
+
+    await answer(0)
+    stray = len(broker.log(AUDIT, 0))
+    strayed(broker)
+    back = (await damage_of(world)).way_back
+    assert back is not None
+    world.control(control_values([back], "")[-1])
+    await answer(1)
+    await answer(2)
+    world.begins["wasm.audit"] = stray
+    await answer(3)
+    results = [decode_result(r.value or b"") for r in broker.records(RESULTS, 0)]
+    assert {result.log_id for result in results} == {LOG_ID}
+
+
 async def test_a_log_without_genesis_names_the_command_that_begins_another() -> None:
     async def remedy(broker: MemoryBroker) -> str:
         world = MemoryWorld(broker)
