@@ -1,8 +1,8 @@
 """Who may do what: the exact rights of each principal, and how to grant them; pure.
 
 Nobody may alter or delete the audit topic, and nobody but executors may write results
-or take a lane's transactional id (design 3; each right was tried on Kafka's
-StandardAuthorizer, facts-brokers 3). Requesters get no transactional id: their markers
+or take a lane's transactional id; ``tests/integration/kafka/test_rights.py`` tries each
+right on Kafka's StandardAuthorizer. Requesters get no transactional id: their markers
 and aborts would only make gaps. An executor can still write a record to the audit topic
 outside any transaction; such a record is no leaf, because leaves are sealed.
 

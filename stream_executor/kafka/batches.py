@@ -2,7 +2,7 @@
 
 Kafka stores records in batches of format v2 (KIP-98). Their headers alone tell which
 offsets hold records and which hold a transaction's marker or aborted data. That is
-what an attested gap rests on (decision 3), so nothing here trusts a client library.
+what an attested gap rests on (``gaps``), so nothing here trusts a client library.
 Compressed records are not opened.
 
 Not here: fetching (``gaps``, ``fetcher``), records (``records``).

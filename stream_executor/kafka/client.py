@@ -192,7 +192,7 @@ class BrokerClient:
         """End of the log, undecided transactions included; errors as ``offset``.
 
         Recovery must not use the committed end: markers of the last transaction may
-        not have moved it yet (facts-audit 2.1, KAFKA-10167).
+        not have moved it yet (KAFKA-10167).
         """
         return await self.offset(topic, partition, _LATEST, READ_UNCOMMITTED)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 OAUTHBEARER: Final = "OAUTHBEARER"
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", OAUTHBEARER)
-# Below the 30 s after which the broker gives up our transactions (design 5).
+# Below the 30 s after which the broker gives up our transactions (`writer`).
 MIN_REQUEST_TIMEOUT_MS: Final = 1_000
 MAX_REQUEST_TIMEOUT_MS: Final = 25_000
 

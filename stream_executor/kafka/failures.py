@@ -1,10 +1,10 @@
 """Say of every failure of the broker or its client what the lane must do about it.
 
-Three classes (design 5): *fenced*: another writer owns the lane, stop; *refused*: the
-same request would fail every time, do not repeat it unchanged; everything else is in
-doubt: the request may have taken effect, so discard, fence and read again. The table
-below names every exception of aiokafka 0.14 and a test holds it to that, so a new
-release cannot slip in an error that nobody has thought about.
+Three classes: *fenced*: another writer owns the lane, stop; *refused*: the same request
+would fail every time, do not repeat it unchanged; everything else is in doubt: the
+request may have taken effect, so discard, fence and read again. The table below names
+every exception of aiokafka 0.14 and a test holds it to that, so a new release cannot
+slip in an error that nobody has thought about.
 
 Not here: what the lane does with the answer.
 """
@@ -46,9 +46,8 @@ def _answer(code: int, name: str, *, retriable: bool = False) -> type[Exception]
 
 
 # aiokafka stops at code 72 and reads 13 as an error of Kafka 0.8 that nobody sends any
-# more (facts-audit 2.2, hazard 7). Its table is a plain dictionary that `for_code`
-# consults at each response, so teaching it is one update, and its own retries then
-# apply to the retriable ones.
+# more. Its table is a plain dictionary that `for_code` consults at each response, so
+# teaching it is one update, and its own retries then apply to the retriable ones.
 NETWORK_EXCEPTION: Final = _answer(13, "NETWORK_EXCEPTION", retriable=True)
 FENCED_LEADER_EPOCH: Final = _answer(74, "FENCED_LEADER_EPOCH", retriable=True)
 UNKNOWN_LEADER_EPOCH: Final = _answer(75, "UNKNOWN_LEADER_EPOCH", retriable=True)
@@ -151,7 +150,7 @@ IN_DOUBT: Final[frozenset[type[Exception]]] = frozenset(
         errors.IllegalStateError,
         errors.InvalidFetchSessionEpoch,
         # An id unused for transactional.id.expiration.ms (7 days) is forgotten: a new
-        # fence gets a new one (decision 9).
+        # fence gets a new one.
         errors.InvalidProducerIdMapping,
         errors.InvalidTxnState,
         errors.KafkaConnectionError,

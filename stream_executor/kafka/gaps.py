@@ -1,4 +1,4 @@
-"""Prove that offsets hold no committed record (decision 3).
+"""Prove that offsets hold no committed record.
 
 A lane attests a gap only with this proof: every offset of it lies in a control batch
 or in a batch of an aborted transaction, read from the raw headers that the partition's

@@ -56,7 +56,7 @@ def probe() -> None:
     """
     if not __debug__:
         raise ConfigError(
-            "aiokafka checks its own state by assert (facts-audit 2.2, hazard 5): "
+            "aiokafka checks its own state by assert: "
             "run Python without -O and PYTHONOPTIMIZE"
         )
     handler = sender.AddPartitionsToTxnHandler.handle_response.__code__
@@ -89,7 +89,7 @@ def shorten_marker_wait(seconds: float) -> None:
     """Set how long aiokafka sleeps when the last transaction is still being marked.
 
     Its 20 ms are most of a transaction's time: 24 ms with them, 2 to 4 ms with 0.5 to
-    1 ms (facts-brokers, section 3). The setting is aiokafka's and so the process's.
+    1 ms (docs/adr/0012). The setting is aiokafka's and so the process's.
     """
     probe()
     sender.BACKOFF_OVERRIDE = seconds
@@ -125,8 +125,9 @@ def watch(
     """Report every transactional request of which the outcome is unknown.
 
     aiokafka logs a lost connection or a time-out and sends the request again. A late
-    first EndTxn can then end the *next* transaction half written (facts-audit 2.1 and
-    D3; Jepsen, Bufstream 0.1.0), so each such request goes through here.
+    first EndTxn can then end the *next* transaction half written (Jepsen,
+    Bufstream 0.1.0; ``tests/faults/test_writer_faults.py`` makes it happen), so each
+    such request goes through here.
 
     Args:
         producer: a producer that has not started.

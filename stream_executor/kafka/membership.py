@@ -1,7 +1,7 @@
 """Belong to the consumer group, and nothing else: which partitions are ours to serve.
 
 The group decides who *should* serve a partition; whether that worker may is decided by
-its fence (design 5). So this member never fetches: it is aiokafka's group coordinator
+its fence (ADR 0010). So this member never fetches: it is aiokafka's group coordinator
 without the consumer around it, whose fetcher would look up committed offsets, reset
 positions or raise when there are none, and whose poll interval would expel a member
 that reads elsewhere.
@@ -53,7 +53,7 @@ _LOOK_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class MembershipOptions:
-    """How the group finds out that a member is gone (design 5, last item).
+    """How the group finds out that a member is gone.
 
     Attributes:
         session_timeout_ms: silence after which the group gives our partitions away; a

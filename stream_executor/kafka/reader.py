@@ -2,7 +2,7 @@
 
 Reads committed records only, without a group, from the offset that the caller names:
 nothing is remembered and nothing is reset. Ends by *position*, not by record, because
-the last offsets of a log are usually a transaction's marker (facts-audit 2.1).
+the last offsets of a log are usually a transaction's marker.
 
 Not here: many partitions at once, and hostile batches (``fetcher``).
 """

@@ -1,6 +1,6 @@
 """What our topics must be, what is wrong with those that are, and how to say it; pure.
 
-One table holds the settings of design 3 with the reason for each. ``plan`` compares it
+One table holds their settings with the reason for each. ``plan`` compares it
 with a cluster; what could lose, reorder or forge history is drift that *matters*, and
 ``check`` refuses to start on it. Partitions are never added by us: a second partition
 needs its own genesis, and an operator who knows.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 DAY_MS: Final = 86_400_000
-# Seven years with two leap days, as compliance texts count them (facts-audit 4).
+# The seven years of 365 days that the operations manual asks for.
 SEVEN_YEARS_MS: Final = 2_555 * DAY_MS
 REQUEST_DAYS: Final = 30
 # Kafka's own default: 1 MiB and the overhead of a batch.
@@ -157,7 +157,7 @@ def desired(
     request_retention_ms: int = REQUEST_DAYS * DAY_MS,
     audit_retention_ms: int = SEVEN_YEARS_MS,
 ) -> tuple[TopicSpec, ...]:
-    """Write down the six topics of a deployment (design 3, decision 5).
+    """Write down the six topics of a deployment.
 
     Args:
         names: what they are called.

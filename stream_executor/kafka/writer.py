@@ -2,7 +2,7 @@
 
 One transactional producer per requests partition. Its transactional id names the
 *resource* (the audit partition), so whichever process fences last owns the lane and
-every other writer's next request fails (design 5, KIP-98). A writer lives once: fence,
+every other writer's next request fails (ADR 0002, KIP-98). A writer lives once: fence,
 commit any number of times, close. After any doubt it refuses to go on, and the lane
 fences with a new one and reads what the log says.
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from stream_executor.kafka.connection import KafkaConnection
 
 # aiokafka counts sequence numbers past 2^31 - 1 into the negative, which Kafka refuses
-# (facts-audit 2.2, hazard 2); half of that leaves room.
+# (tests/faults/test_hazards.py, 2); half of that leaves room.
 MAX_RECORDS: Final = 1 << 30
 # What a batch needs besides its records' keys and values, and a record besides its
 # value and headers, at most (DefaultRecordBatch.java, DefaultRecord.java).
@@ -67,7 +67,7 @@ class Acknowledged(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class WriterOptions:
-    """How a lane writes; the defaults are measured (facts-brokers 3, design 5).
+    """How a lane writes; the defaults are measured.
 
     Attributes:
         max_batch_bytes: a transaction's records go out in batches of at most this;
@@ -204,11 +204,11 @@ class LaneWriter:
     ) -> Acknowledged:
         """Publish results and audit events in one transaction.
 
-        In this order (design 5): begin → batches to both topics → await *every* send →
-        compare the acknowledged offsets → commit; one deadline for all. A failed send
-        never commits: aiokafka would (facts-audit 2.2, hazard 1). When this returns,
-        it is decided: ``read_committed`` readers see both, in order, once, as soon as
-        the coordinator has written its markers (milliseconds).
+        In this order: begin → batches to both topics → await *every* send → compare
+        the acknowledged offsets → commit; one deadline for all. A failed send never
+        commits: aiokafka would (ADR 0002). When this returns, it is decided:
+        ``read_committed`` readers see both, in order, once, as soon as the coordinator
+        has written its markers (milliseconds).
 
         Args:
             results: in offset order; may be empty.

@@ -16,7 +16,7 @@ Steps, in this order:
  6. the operator's order for this head, if there is one;
  7. cross-checks: requests log holds ``next`` and the anchor; results are not ahead.
 
-Source: design decisions 1 and 2 in docs/adr; ``audit.segments`` for what a leaf is.
+Source: ADR 0002 and 0004; ``audit.segments`` for what a leaf is.
 """
 
 from __future__ import annotations

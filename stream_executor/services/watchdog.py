@@ -1,7 +1,7 @@
 """Says when a running lane has stood still for so long that its worker must start anew.
 
-Not here: what a lane does; this is for bugs, ours and aiokafka's (facts-audit 2.2,
-hazard 14). Pure but for the lanes' own memory of their oldest request.
+Not here: what a lane does; this is for bugs, ours and aiokafka's. Pure but for the
+lanes' own memory of their oldest request.
 """
 
 from __future__ import annotations

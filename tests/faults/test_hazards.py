@@ -1,8 +1,8 @@
 """The hazards of aiokafka 0.14 and the attacks on the design, each with its tests.
 
-Sources: the project's fact pages on the audit (2.2, hazards 1 to 14) and on attacks
-(A1 to A16, B1). Of each, a test goes through the fault proxy or to a real broker;
-where none does, the table says why.
+1 to 14 are aiokafka's own, D3 is Kafka's, A and B are what producers, other owners and
+administrators can do to a lane. Of each, a test goes through the fault proxy or to a
+real broker; where none does, the table says why.
 
 hazard → tests
 --------------

@@ -184,7 +184,7 @@ async def test_a_late_end_txn_tears_a_transaction_of_aiokafka_alone(
     """The fault is real: without our hook it happens, if not at every try.
 
     aiokafka alone reconnects, sends EndTxn again and goes on with the same epoch, so
-    the held one then commits half of the next transaction (facts-audit, D3).
+    the held one then commits half of the next transaction.
     """
     monkeypatch.setattr(writer_module, "watch", lambda *_: None)
     for attempt in range(6):
@@ -231,7 +231,7 @@ async def half_written(proxy: FaultProxy, writer: LaneWriter) -> asyncio.Task[No
 @pytest.mark.parametrize(
     ("api", "code", "expected"),
     [
-        # INVALID_PRODUCER_ID_MAPPING: an id unused for seven days (decision 9).
+        # INVALID_PRODUCER_ID_MAPPING: an id unused for seven days.
         (Api.ADD_PARTITIONS, 49, IndefiniteError),
         (Api.END_TXN, 49, IndefiniteError),
         # INVALID_PRODUCER_EPOCH and PRODUCER_FENCED: someone else has the lane.

@@ -1,4 +1,4 @@
-"""Batches that real Kafka accepts and an ordinary client cannot take (facts-brokers 3).
+"""Batches that real Kafka accepts and an ordinary client cannot take.
 
 Each of them goes through a broker; behind it every offset must come out, good records
 whole and bad ones as nobody's request. What a running lane makes of them:

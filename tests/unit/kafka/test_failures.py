@@ -74,8 +74,8 @@ def test_the_reasons_are_the_four_of_the_contract() -> None:
 @pytest.mark.parametrize(
     ("code", "expected", "retriable"),
     [
-        (13, IndefiniteError, True),  # hazard 7: read as fatal by aiokafka alone
-        (49, IndefiniteError, False),  # InvalidProducerIdMapping, decision 9
+        (13, IndefiniteError, True),  # read as fatal by aiokafka alone
+        (49, IndefiniteError, False),  # InvalidProducerIdMapping
         (47, FencedError, False),
         (90, FencedError, False),
         (75, IndefiniteError, True),
