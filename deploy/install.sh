@@ -129,7 +129,7 @@ say_what_is_next() {
   fi
   cat <<END
 Next, as root: set KAFKA_BOOTSTRAP_SERVERS in $config; then, once for a deployment,
-  wasm-executor init --keys /etc/wasm-executor/keys | grep -v NOTARY_KEY >> $config
+  wasm-executor init --keys /etc/wasm-executor/keys >> $config
 take operator.pem, administrator.pem and notary.pem off this host; and
   systemctl enable --now wasm-executor wasm-executor-backup.timer
 END

@@ -225,8 +225,9 @@ class SettingsFields(BaseSettings):
         "32 bytes, base64 or hex, that salt the audit's digests. Needed to run.",
     )  # fmt: skip
     notary_key: Annotated[SecretStr, _readable(read_private_key)] | None = _ours(
-        "NOTARY_KEY", None, "Ed25519 private key of the notary; for the notary only."
-    )
+        "NOTARY_KEY", None,
+        "Ed25519 private key of the notary, which is planned: accepted, and not used.",
+    )  # fmt: skip
 
     # -- who may ask -----------------------------------------------------------------
     jwt_secret_issuers: Names = _ours(
@@ -340,17 +341,6 @@ class SettingsFields(BaseSettings):
         "BACKUP_DIR",
         Path("/backup"),
         "Where `backup now` writes; the newest one's age is a metric.",
-    )
-
-    # -- the notary ------------------------------------------------------------------
-    archive: str | None = _ours(
-        "ARCHIVE", None, "Folder or object storage address of the notary's archive."
-    )
-    checkpoint_seconds: float = _ours(
-        "CHECKPOINT_SECONDS", 10.0, "Between checkpoints.", ge=1, le=3_600
-    )
-    checkpoint_records: int = _ours(
-        "CHECKPOINT_RECORDS", 10_000, "Or after so many records.", ge=1, le=10_000_000
     )
 
     @classmethod

@@ -73,13 +73,12 @@ class CeremonyKeys(msgspec.Struct, frozen=True):
 
     @property
     def settings_lines(self) -> list[str]:
-        """What belongs into config.env; the operator's key stays out of it."""
+        """What belongs into config.env; keys that leave this host stay out of it."""
         folder = self.folder
         return [
             f"WASM_EXECUTOR_OPERATOR_PUBLIC_KEY={public_bytes(self.operator).hex()}",
             f"WASM_EXECUTOR_FLEET_KEY_FILE={folder / 'fleet.pem'}",
             f"WASM_EXECUTOR_DEPLOYMENT_SECRET_FILE={folder / 'deployment-secret'}",
-            f"WASM_EXECUTOR_NOTARY_KEY_FILE={folder / 'notary.pem'}",
         ]
 
 
