@@ -6,7 +6,7 @@ key that carries a fleet key's certificate; the fleet key is believed because th
 control chain enrolled it, which only the operator key can.
 
 Whether a key was enrolled at that time is the caller's question
-(``modules.view.KeyHistory``); here is only the mathematics.
+(``modules.view.ControlView``); here is only the mathematics.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""The leaves of the audit chain and the records of the control chain, as values.
+"""The leaves of the audit chain, as values.
 
 One class for each Avro record of ``schemas/``: field names and order are the
 schema's (``from`` is spelled ``from_``), which a test holds. What each field means
 is said in the schema file; nothing here computes a digest or a signature.
+
+Not here: the records of the control chain (``model.control``).
 """
 
 from __future__ import annotations

@@ -196,8 +196,9 @@ class Native:
     def take_error(self, error: int | None) -> str:
         """Consume a ``wasmtime_error_t``; give its text, "" for None.
 
-        The text holds names that a guest chose: for logs in tests and for our own
-        probe only, never for a report.
+        The text holds names that a guest chose. It tells a requester why a module does
+        not compile, escaped and cut (``outcome.escape``); how a run ended is told in
+        our own words only.
         """
         if error is None:
             return ""

@@ -1,7 +1,8 @@
 """What a guest's end means: engine trap codes to our codes, and our own words.
 
-Pure tables. The text of an engine error is never used: it carries names that the
-guest chose. A code that the engine adds later becomes ``trap``/``unknown``.
+Pure tables. Of a run, the text of an engine error is never used: it carries names that
+the guest chose. Why a module does not compile is told in the engine's words, escaped.
+A code that the engine adds later becomes ``trap``/``unknown``.
 
 Source: ``wasmtime_trap_code_enum`` of wasmtime 50.
 """
