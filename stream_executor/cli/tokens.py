@@ -82,7 +82,7 @@ def inspect(
     from stream_executor.auth.inspection import inspect_token  # noqa: PLC0415 - lazily
 
     raw = read_file(Path("-")) if text == "-" else text.encode()
-    found = inspect_token(raw, now_ms=int(time.time() * 1000))
+    found = inspect_token(raw)
     if body is not None and not _speaks_for(found, read_file(body)):
         found.findings.append(f"it speaks for another body than {body}")
     if json:
