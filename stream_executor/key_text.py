@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-KEY_BYTES = 32
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
 

@@ -101,13 +101,10 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
         code: the stable name.
         principal: who asked; only once signature, audience and binding held, None
             before: nobody else can put words into a requester's mouth.
-        spendable: whether the token's jti is spent by this record. Never for a
-            refusal of ``verify_token``; from the deny-list on, always.
     """
 
     code: Code
     principal: Principal | None = None
-    spendable: bool = False
 
 
 class _Signed(msgspec.Struct, frozen=True, gc=False):

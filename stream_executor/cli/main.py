@@ -45,7 +45,6 @@ def _run(arguments: list[str]) -> int:
     from stream_executor.cli.app import app  # noqa: PLC0415 - as above
     from stream_executor.cli.failures import (  # noqa: PLC0415 - as above
         HELP,
-        CommandError,
         Exit,
         translate,
     )
@@ -69,9 +68,8 @@ def _run(arguments: list[str]) -> int:
         failure = _usage(error) or translate(error)
         if failure.remedy == HELP:
             failure.remedy = f"{_path(app, arguments)} --help"
-    if isinstance(failure, CommandError):
-        sys.stdout.flush()
-        print(failure, file=sys.stderr)  # noqa: T201 - the one place for errors
+    sys.stdout.flush()
+    print(failure, file=sys.stderr)  # noqa: T201 - the one place for errors
     return failure.exit
 
 

@@ -61,14 +61,12 @@ class FetchedBytes:
             these bytes.
         high_watermark: end of the replicated log.
         last_stable: end of what is decided; an open transaction holds it back.
-        log_start: first offset that still exists, -1 where the broker does not say.
     """
 
     data: bytes
     aborted: tuple[tuple[int, int], ...]
     high_watermark: int
     last_stable: int
-    log_start: int
 
 
 def read_partition(
@@ -80,14 +78,13 @@ def read_partition(
         The partition, its error code, and the rest.
     """
     partition, code, high_watermark, last_stable = part[:4]
-    has_log_start = version >= 5  # noqa: PLR2004  # v5 puts it before the aborted list
-    aborted = part[5] if has_log_start else part[4]
+    # v5 puts the log's beginning before the aborted list.
+    aborted = part[5] if version >= 5 else part[4]  # noqa: PLR2004
     fetched = FetchedBytes(
         data=part[-1] or b"",
         aborted=tuple((pid, first) for pid, first in aborted or ()),
         high_watermark=high_watermark,
         last_stable=last_stable,
-        log_start=part[4] if has_log_start else -1,
     )
     return partition, code, fetched
 
@@ -263,7 +260,7 @@ class BrokerClient:
 
         def read(response: Any) -> tuple[int, FetchedBytes]:
             if not response.topics:
-                return response.error_code or -1, FetchedBytes(b"", (), -1, -1, -1)
+                return response.error_code or -1, FetchedBytes(b"", (), -1, -1)
             part = response.topics[0][1][0]
             _, code, fetched = read_partition(response.API_VERSION, part)
             return code, fetched

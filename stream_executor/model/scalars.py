@@ -82,8 +82,3 @@ def unpack(packed: bytes) -> list[tuple[ValueType, int | float, int]]:
         _, bits = _BITS64.unpack_from(packed, at)
         values.append((value_type, value, bits))
     return values
-
-
-def signature_of(packed: bytes) -> bytes:
-    """Give the type codes alone, one byte a value."""
-    return packed[::SCALAR_BYTES]

@@ -25,7 +25,7 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -172,19 +172,12 @@ class Ticker:
             fail("the ticker failed", error)
 
 
-class Loaded(NamedTuple):
-    """A module and its ways in, by invocation kind."""
-
-    guest: Guest
-    runs: tuple[Run, Run, Run]
-
-
 class Modules:
     """The modules that the parent announced, by digest."""
 
     def __init__(self, engine: Engine, host: WasiHost, inbox: Inbox) -> None:
         self._engine, self._host, self._inbox = engine, host, inbox
-        self._loaded: dict[bytes, Loaded] = {}
+        self._guests: dict[bytes, Guest] = {}
         self.runs: dict[bytes, tuple[Run, Run, Run]] = {}
 
     def announce(self, order: protocol.Announce) -> None:
@@ -210,15 +203,15 @@ class Modules:
             os.close(fd)
         # By InvocationKind: CALL, BYTES, WASI.
         runs = (guest.call, bytes_runner(guest), self._host.runner(guest, bundle))
-        self._loaded[order.s256] = Loaded(guest, runs)
+        self._guests[order.s256] = guest
         self.runs[order.s256] = runs
 
     def forget(self, order: protocol.Forget) -> None:
         """Free a module."""
-        loaded = self._loaded.pop(order.s256, None)
-        if loaded is not None:
+        guest = self._guests.pop(order.s256, None)
+        if guest is not None:
             del self.runs[order.s256]
-            loaded.guest.close()
+            guest.close()
 
 
 def run_batch(

@@ -41,7 +41,11 @@ from stream_executor.modules.view import ControlView
 from stream_executor.services.audit_reading import SealedLog, shown
 from stream_executor.services.control_reading import read_control
 from stream_executor.services.lifeline import follow_supervisor, receive_orders
-from stream_executor.services.reports import AuditLogState, ReportWriter
+from stream_executor.services.reports import (
+    REPORT_INTERVAL_S,
+    AuditLogState,
+    ReportWriter,
+)
 from stream_executor.services.secrecy import seal_memory
 from stream_executor.services.worker_settings import AuditLogOrders
 
@@ -52,7 +56,6 @@ if TYPE_CHECKING:
     from stream_executor.services.worker_settings import Reload
 
 EXIT_CONFIGURATION = 4
-_REPORT_S = 0.5
 _STANDBY_S = 1.0
 # After trouble: a broker or a disk comes back in its own time.
 _FIRST_RETRY_S, _MOST_RETRY_S = 0.5, 5.0
@@ -369,7 +372,7 @@ async def _run(orders: AuditLogOrders) -> int:
         while not writing.done():
             with suppress(BrokenPipeError):
                 reports.send(writer.state)
-            await asyncio.wait({writing}, timeout=_REPORT_S)
+            await asyncio.wait({writing}, timeout=REPORT_INTERVAL_S)
         writing.result()
         with suppress(BrokenPipeError):
             reports.send(writer.state)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator
 
+# Between reports of one process; a worker watches its lanes at the same pace.
 REPORT_INTERVAL_S = 0.5
 # 10,000 lanes of 100 bytes fit; a worker that sends more is broken.
 MAX_FRAME_BYTES = 4 * 1024 * 1024

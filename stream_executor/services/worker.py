@@ -28,7 +28,7 @@ from stream_executor.http.tally import Tally
 from stream_executor.logs import configure_logs
 from stream_executor.model.errors import ConfigError, ExecutorError
 from stream_executor.services.lifeline import follow_supervisor, receive_orders
-from stream_executor.services.reports import ReportWriter
+from stream_executor.services.reports import REPORT_INTERVAL_S, ReportWriter
 from stream_executor.services.secrecy import seal_memory
 from stream_executor.services.worker_runtime import WorkerRuntime
 from stream_executor.services.worker_settings import WorkerOrders
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 EXIT_CONFIGURATION = 4
 EXIT_BUG = 70
-# The tick of reports, watchdog and position keeping, seconds.
-TICK_S = 0.5
 
 log = structlog.get_logger()
 
@@ -109,7 +107,9 @@ async def _until_drained(
             if not starting.done():
                 waited.add(starting)  # to be ready is reported at once
             await asyncio.wait(
-                waited, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED
+                waited,
+                timeout=REPORT_INTERVAL_S,
+                return_when=asyncio.FIRST_COMPLETED,
             )
             if starting.done():
                 starting.result()
@@ -132,7 +132,7 @@ async def _keep_reporting(runtime: WorkerRuntime, reports: ReportWriter) -> None
     while True:
         with suppress(BrokenPipeError):
             reports.send(runtime.state())
-        await asyncio.sleep(TICK_S)
+        await asyncio.sleep(REPORT_INTERVAL_S)
 
 
 _settled = False

@@ -50,15 +50,6 @@ class SecretSigner:
         """Sign one record, as ``RequestSigner.sign``."""
         return self._signer.sign(topic, partition, value, now_s=now_s)
 
-    def as_other(self, subject: str) -> SecretSigner:
-        """Give a signer of the same secret for another subject."""
-        return SecretSigner(
-            audience=self.audience,
-            issuer=self.issuer,
-            subject=subject,
-            secret=self.secret,
-        )
-
     def altered(
         self, change: Callable[[str, int, bytes, int], tuple[str, int, bytes, int]]
     ) -> AlteredSigner:

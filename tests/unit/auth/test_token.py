@@ -167,12 +167,12 @@ def test_a_malformed_signature_segment_comes_before_the_unknown_key() -> None:
     assert code_of(judge(make_token(header=header) + b"=")) is Code.AUTH_MALFORMED
 
 
-def test_only_a_refusal_for_time_cites_the_principal_and_spends_nothing() -> None:
+def test_only_a_refusal_for_time_cites_the_principal() -> None:
     good = judge(make_token())
     refused = judge(make_token(), at_ms=at(9999))
 
     assert isinstance(good, VerifiedToken)
-    assert refused == Refusal(Code.AUTH_EXPIRED, good.principal, spendable=False)
+    assert refused == Refusal(Code.AUTH_EXPIRED, good.principal)
 
 
 # -- time -------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class Leader:
         self.data = data
 
     async def fetch(self, *_: object, **__: object) -> FetchedBytes:
-        return FetchedBytes(self.data, (), 1, 1, 0)
+        return FetchedBytes(self.data, (), 1, 1)
 
 
 async def test_a_packed_module_is_read_though_no_request_may_be_so_large(

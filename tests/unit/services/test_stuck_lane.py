@@ -19,6 +19,7 @@ from stream_executor.model.audit import Certificate
 from stream_executor.model.errors import IntegrityError
 from stream_executor.model.lanes import LaneState
 from stream_executor.services import worker
+from stream_executor.services.reports import REPORT_INTERVAL_S
 from stream_executor.services.worker_runtime import WorkerRuntime
 from stream_executor.services.worker_settings import WorkerIdentity, WorkerOrders
 from stream_executor.settings import load
@@ -180,7 +181,7 @@ def test_a_job_that_nobody_reports_ends_the_worker_with_the_lane_named(
 
     life.lane.release = released  # type: ignore[method-assign]
     assert exit_of(life) == (worker.EXIT_BUG, STUCK)
-    assert MOST_S < noticed_s[0] - since_s < MOST_S + 3 * worker.TICK_S
+    assert MOST_S < noticed_s[0] - since_s < MOST_S + 3 * REPORT_INTERVAL_S
 
 
 async def _idle(life: Life) -> None:
