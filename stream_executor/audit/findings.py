@@ -18,7 +18,6 @@ class FindingCode(StrEnum):
     GENESIS_MISSING = "genesis_missing"
     GENESIS_INVALID = "genesis_invalid"
     GENESIS_MISMATCH = "genesis_mismatch"
-    LOG_SHORTER_THAN_CHECKPOINT = "log_shorter_than_checkpoint"
 
     LEAF_ALTERED = "leaf_altered"
     LEAF_MISSING = "leaf_missing"
@@ -58,9 +57,6 @@ MEANINGS: dict[FindingCode, str] = {
     FindingCode.GENESIS_MISSING: "The partition holds no genesis of this operator.",
     FindingCode.GENESIS_INVALID: "The first leaf is a genesis that does not verify.",
     FindingCode.GENESIS_MISMATCH: "The genesis was written for another place.",
-    FindingCode.LOG_SHORTER_THAN_CHECKPOINT: (
-        "A checkpoint was signed over more leaves than the log holds: its tail is lost."
-    ),
     FindingCode.LEAF_ALTERED: "A leaf's bytes are not those that were sealed.",
     FindingCode.LEAF_MISSING: "A sealed leaf is not in the log any more.",
     FindingCode.LEAF_MISPLACED: "A sealed leaf lies after one that follows it.",

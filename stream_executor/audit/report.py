@@ -23,7 +23,7 @@ class Verdict(StrEnum):
     """What a verification comes to."""
 
     OK = "ok"
-    OK_WITH_TAIL = "ok_with_tail"  # so far; the newest leaves lack a seal or anchor
+    OK_WITH_TAIL = "ok_with_tail"  # so far; the newest leaves lack a seal
     FINDING = "finding"
 
 
@@ -47,7 +47,7 @@ class PartitionReport(msgspec.Struct):
         log_id: its log; None if neither genesis nor seal told.
         previous: the log before this one, as genesis names it.
         start: first requests offset that the log answers for.
-        size: leaves, the seals among them: the tree size of a checkpoint over it.
+        size: leaves, the seals among them.
         head: leaf hash of the last leaf.
         events: terminal events.
         answered: requests offsets with a terminal event.
@@ -59,7 +59,6 @@ class PartitionReport(msgspec.Struct):
         torn: audit offsets after the last seal that continue the chain.
         lost: requests offsets that the operator declared lost, or that neither the
             log before answered nor this one answers for.
-        unanchored: leaves beyond the last checkpoint; None if none was given.
         results: results compared; None if the results topic was not read.
         requests: retained requests compared; None if that topic was not read.
         findings: the first ``MOST_LISTED``.
@@ -81,7 +80,6 @@ class PartitionReport(msgspec.Struct):
     foreign_count: int = 0
     torn: list[int] = []
     lost: list[Range] = []
-    unanchored: int | None = None
     results: int | None = None
     requests: int | None = None
     findings: list[Finding] = []
@@ -92,7 +90,7 @@ class PartitionReport(msgspec.Struct):
         """What it comes to."""
         if self.finding_count:
             return Verdict.FINDING
-        return Verdict.OK_WITH_TAIL if self.torn or self.unanchored else Verdict.OK
+        return Verdict.OK_WITH_TAIL if self.torn else Verdict.OK
 
     def add(self, problem: Problem) -> None:
         """Take one more finding."""

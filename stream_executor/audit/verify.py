@@ -13,8 +13,8 @@ Whatever no seal reaches is foreign: listed, no leaf, no reason to stop. A findi
 does not end the verification either: after a broken stretch it goes on at the next
 believed seal, so that one flipped bit hides nothing behind it.
 
-What this cannot see: a tail cut off at a seal, unless a checkpoint held elsewhere
-says how long the log was (``anchored``).
+What this cannot see: a tail cut off at a seal. Only who knows from elsewhere how long
+the log was can tell.
 
 Not here: reading topics (``services.audit_reading``) and what other topics hold
 (``audit.crosscheck``). Source: docs/wire-format.md, "Audit chain".
@@ -85,8 +85,6 @@ class PartitionVerifier:
         place: the log's place and the operator's key.
         control: the control chain, read to its end *after* the audit's end was
             taken, so that no seal can rightly cite an offset beyond it.
-        anchored: leaves under the last verified checkpoint; None if none was looked
-            at.
         genesis: the genesis leaf's bytes from an archive, where the topic no longer
             begins at it; the chain is then followed from its first believed seal.
 
@@ -98,13 +96,11 @@ class PartitionVerifier:
         place: Place,
         control: ControlHistory,
         *,
-        anchored: int | None = None,
         genesis: bytes | None = None,
     ) -> None:
         self.report = PartitionReport(place.partition)
         self._place = place
         self._control = control
-        self._anchored = anchored
         self._parser: SegmentParser | None = None
         self._before: list[Leaf] = []
         self._orders: Sequence[ResumeOrdered] = ()
@@ -145,14 +141,6 @@ class PartitionVerifier:
         report.list_foreign(
             [o for o in parser.unsealed if o not in torn and o != self._genesis_offset]
         )
-        if self._anchored is not None:
-            report.unanchored = max(report.size - self._anchored, 0)
-            if report.size < self._anchored:
-                problem = Problem(
-                    FindingCode.LOG_SHORTER_THAN_CHECKPOINT, self._offset,
-                    report.size, f"{self._anchored} leaves", f"{report.size}",
-                )  # fmt: skip
-                report.add(problem)
         return report
 
     # Genesis.

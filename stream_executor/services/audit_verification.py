@@ -8,7 +8,6 @@ Not here: printing (the command line).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -54,14 +53,12 @@ class Thoroughness(msgspec.Struct, frozen=True):
             known from a result or the secret, its body.
         prover: re-check every gap whose requests are retained; None does not.
         secret: the deployment secret; None takes salts from results alone.
-        anchored: leaves under the last verified checkpoint, by partition.
     """
 
     results: bool = False
     requests: bool = False
     prover: GapProver | None = None
     secret: bytes | None = None
-    anchored: Mapping[int, int] = {}
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -149,7 +146,6 @@ class _PartitionRun:
                 topics.results, topics.audit,
             ),
             view,
-            anchored=thoroughness.anchored.get(partition),
         )  # fmt: skip
         self.report = self._verifier.report
         self._results: ResultsCheck | None = None

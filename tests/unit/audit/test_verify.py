@@ -141,19 +141,11 @@ def test_a_tail_cut_inside_a_transaction_is_reported_as_torn() -> None:
     assert report.torn == [len(log.records) - 3, len(log.records) - 2]
 
 
-def test_a_tail_cut_at_a_seal_shows_only_against_a_checkpoint() -> None:
+def test_a_tail_cut_at_a_seal_shows_only_to_who_knows_the_size() -> None:
     log = honest_log()
-    cut = log.records[: seals(log)[-2] + 1]
-    assert log.verify(cut).verdict is Verdict.OK
-    report = log.verify(cut, anchored=len(log.records))
-    assert codes(report) == {F.LOG_SHORTER_THAN_CHECKPOINT}
-
-
-def test_what_no_checkpoint_covers_is_an_unanchored_tail() -> None:
-    log = honest_log()
-    assert log.verify(anchored=len(log.records)).verdict is Verdict.OK
-    report = log.verify(anchored=20)
-    assert (report.verdict, report.unanchored) == (Verdict.OK_WITH_TAIL, 5)
+    report = log.verify(log.records[: seals(log)[-2] + 1])
+    assert report.verdict is Verdict.OK
+    assert report.size == seals(log)[-2] + 1
 
 
 @pytest.mark.threat("T-13")
@@ -601,7 +593,7 @@ def test_a_log_that_begins_later_is_followed_from_an_archived_genesis() -> None:
 
 def test_the_worst_verdict_counts_and_nothing_verified_is_a_finding() -> None:
     log = honest_log()
-    ok, tail = log.verify(), log.verify(anchored=1)
+    ok, tail = log.verify(), log.verify(log.records[:-1])
     bad = log.verify(log.records[1:])
     assert verdict_of([ok, ok]) is Verdict.OK
     assert verdict_of([ok, tail]) is Verdict.OK_WITH_TAIL

@@ -170,13 +170,6 @@ async def test_gaps_that_retention_removed_cannot_be_re_checked() -> None:
     assert (report.verdict, report.partitions[0].requests) == (Verdict.OK, None)
 
 
-async def test_checkpoints_are_held_against_each_partition() -> None:
-    _, _, topics = two_logs()
-    report = await verified(topics, Thoroughness(anchored={0: 25, 1: 26}))
-    assert codes(report) == [F.LOG_SHORTER_THAN_CHECKPOINT]
-    assert report.partitions[0].unanchored == 0
-
-
 # Replay.
 
 
