@@ -233,13 +233,13 @@ async def _fetch(
     from stream_executor.model.request import InlineModule  # noqa: PLC0415 - lazily
     from stream_executor.services import publishing  # noqa: PLC0415 - as above
     from stream_executor.services.speaking import (  # noqa: PLC0415 - as above
-        read_control,
+        read_view,
     )
     from stream_executor.wire.requests import parse_module_name  # noqa: PLC0415
 
     ref = parse_module_name(name)
     root = reach.operator_public_key(operator_key)
-    view = await read_control(reach.connection, reach.topics.control, root)
+    view = await read_view(reach.connection, reach.topics.control, root)
     found = None if isinstance(ref, InlineModule) else view.resolve(ref)
     if found is None:
         raise _never_published(name)

@@ -95,8 +95,8 @@ def speak(
 def everything_said(reach: Reach, operator_key: str | None) -> ControlView:
     """Read the control topic to its end."""
     from stream_executor.services.speaking import (  # noqa: PLC0415 - lazily
-        read_control,
+        read_view,
     )
 
     root = reach.operator_public_key(operator_key)
-    return asyncio.run(read_control(reach.connection, reach.topics.control, root))
+    return asyncio.run(read_view(reach.connection, reach.topics.control, root))

@@ -21,7 +21,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -36,26 +36,18 @@ from stream_executor.audit.key_files import private_key_at, secret_at
 from stream_executor.audit.signing import public_bytes
 from stream_executor.model.control import KeyPurpose
 from stream_executor.model.errors import ConfigError, IntegrityError, UnavailableError
-from stream_executor.modules.orders import Orders
 from stream_executor.modules.view import ControlView
-from stream_executor.services.control_reading import LogReader, read_control
+from stream_executor.services.control_reading import read_control
+from stream_executor.services.speaking import Speaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stream_executor.services.control_reading import LogReader
+    from stream_executor.services.speaking import LogAppender
+
 
 LOG_ID_BYTES = 16
-_CONTROL_PARTITION = 0
-# Somebody else may append control records at the same moment; then ours is stale.
-_TRIES = 5
-
-
-class LogAppender(Protocol):
-    """Appends single records (``kafka.appender.Appender``)."""
-
-    async def append(self, topic: str, partition: int, value: bytes) -> object:
-        """Append one record; returns once all in-sync replicas have it."""
-        ...
 
 
 class CeremonyKeys(msgspec.Struct, frozen=True):
@@ -178,6 +170,14 @@ class _Ceremony:
         self._appender = appender
         self._now_ms = now_ms
         self._view = ControlView(public_bytes(keys.operator))
+        self._speaker = Speaker(
+            reader,
+            appender,
+            self._topics.control,
+            self._view,
+            keys.operator,
+            now_ms(),
+        )
 
     async def look(self) -> list[bytes | None]:
         """Give each audit partition's log_id, None where it is empty; write nothing."""
@@ -199,13 +199,15 @@ class _Ceremony:
     async def begin_control(self) -> None:
         """Say genesis and the first keys, as far as nobody has."""
         deployment, keys = self._deployment, self._keys
-        view = self._view
+        view, speaker = self._view, self._speaker
         audience = deployment.audience
         if audience is None:
             audience = f"{deployment.name}/{deployment.cluster_id}"
-        if await self._say(
+        if await speaker.say(
+            lambda: speaker.orders.genesis(
+                deployment.name, deployment.cluster_id, audience
+            ),
             lambda: view.begun,
-            lambda o: o.genesis(deployment.name, deployment.cluster_id, audience),
         ):
             self.done.append(f"began the control chain in {self._topics.control}")
         if view.cluster_id != deployment.cluster_id:
@@ -285,10 +287,8 @@ class _Ceremony:
             )
             raise IntegrityError(message)
 
-    # The control chain.
-
     async def _enrol(self, purpose: KeyPurpose, public_key: bytes) -> None:
-        view = self._view
+        view, speaker = self._view, self._speaker
         known = {(key.purpose, key.public_key): key for key in view.enrolled_keys()}
         retired = known.get((purpose, public_key))
         if retired is not None and retired.retired_at is not None:
@@ -298,23 +298,8 @@ class _Ceremony:
             )
             raise ConfigError(message)
         name = f"{self._deployment.name} {purpose.name.lower()}"
-        if await self._say(
+        if await speaker.say(
+            lambda: speaker.orders.enrol(purpose, public_key, name),
             lambda: view.key_valid(purpose, public_key, view.next_offset),
-            lambda o: o.enrol(purpose, public_key, name),
         ):
             self.done.append(f"enrolled {purpose.name.lower()} key {public_key.hex()}")
-
-    async def _say(
-        self, is_said: Callable[[], bool], order: Callable[[Orders], bytes]
-    ) -> bool:
-        """Append an operator's record until what it says is said; True if now."""
-        for tried in range(_TRIES):
-            if is_said():
-                return tried > 0
-            value = order(Orders(self._view, self._keys.operator, self._now_ms()))
-            await self._appender.append(self._topics.control, _CONTROL_PARTITION, value)
-            await read_control(self._reader, self._topics.control, self._view)
-        if is_said():
-            return True
-        message = f"others write {self._topics.control} all the time; try again"
-        raise UnavailableError(message)

@@ -40,7 +40,7 @@ from stream_executor.model.errors import (
     MalformedError,
 )
 from stream_executor.model.record import LOG_APPEND_TIME
-from stream_executor.services.speaking import read_control, speaking
+from stream_executor.services.speaking import read_view, speaking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,7 @@ async def diagnose(
     Raises:
         UnavailableError, BrokerRefusedError: Kafka's.
     """
-    view = await read_control(
+    view = await read_view(
         deployment.connection, deployment.topics.control, deployment.operator_key
     )
     async with KafkaAdmin(deployment.connection) as admin:

@@ -10,48 +10,68 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from stream_executor.kafka.appender import Appender
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.model.errors import UnavailableError
 from stream_executor.modules.orders import Orders
 from stream_executor.modules.view import ControlView
-from stream_executor.services.control_reading import read_control as take_control
+from stream_executor.services.control_reading import read_control
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from stream_executor.kafka.appender import Appended
     from stream_executor.kafka.connection import KafkaConnection
+    from stream_executor.services.control_reading import LogReader
 
 _PARTITION = 0
 _TRIES = 5
 _MAX_RECORD_BYTES = 1 << 20
 
 
+class LogAppender(Protocol):
+    """Appends single records (``kafka.appender.Appender``)."""
+
+    async def append(
+        self, topic: str, partition: int, value: bytes, *, key: bytes | None = None
+    ) -> Appended:
+        """Append one record; returns once all in-sync replicas have it."""
+        ...
+
+
 class Speaker:
     """One signer at the control topic.
 
+    Args:
+        reader, appender: the brokers.
+        topic: the control topic.
+        view: what was read of it.
+        signer: whose word it is.
+        now_ms: the signer's clock, milliseconds since 1970 UTC.
+
     Attributes:
-        reader, appender: the brokers, for what goes with the word.
+        appender: the brokers, for what goes with the word.
         view: everything said so far, as of the last look.
         orders: builds records that continue the view, in the signer's name.
     """
 
     def __init__(
         self,
-        reader: PartitionReader,
-        appender: Appender,
+        reader: LogReader,
+        appender: LogAppender,
         topic: str,
         view: ControlView,
         signer: Ed25519PrivateKey,
+        now_ms: int,
     ) -> None:
-        self.reader = reader
         self.appender = appender
         self.view = view
-        self.orders = Orders(view, signer, time.time_ns() // 1_000_000)
+        self.orders = Orders(view, signer, now_ms)
+        self._reader = reader
         self._topic = topic
 
     async def say(self, order: Callable[[], bytes], said: Callable[[], bool]) -> bool:
@@ -66,7 +86,7 @@ class Speaker:
             return False
         for _ in range(_TRIES):
             await self.appender.append(self._topic, _PARTITION, order())
-            await take_control(self.reader, self._topic, self.view)
+            await read_control(self._reader, self._topic, self.view)
             if said():
                 return True
         raise UnavailableError(f"others keep writing {self._topic}: try again")
@@ -102,11 +122,12 @@ async def speaking(
         ) as appender,
     ):
         view = ControlView(operator_key)
-        await take_control(reader, topic, view)
-        yield Speaker(reader, appender, topic, view, signer)
+        await read_control(reader, topic, view)
+        now_ms = time.time_ns() // 1_000_000
+        yield Speaker(reader, appender, topic, view, signer, now_ms)
 
 
-async def read_control(
+async def read_view(
     connection: KafkaConnection, topic: str, operator_key: bytes
 ) -> ControlView:
     """Read everything operators said so far.
@@ -116,5 +137,5 @@ async def read_control(
     """
     view = ControlView(operator_key)
     async with PartitionReader(connection) as reader:
-        await take_control(reader, topic, view)
+        await read_control(reader, topic, view)
     return view

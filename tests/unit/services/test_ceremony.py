@@ -16,6 +16,7 @@ from stream_executor.audit.key_files import (
 )
 from stream_executor.audit.signing import public_bytes
 from stream_executor.audit.verify import PartitionVerifier, Place
+from stream_executor.kafka.appender import Appended
 from stream_executor.model.control import KeyPurpose
 from stream_executor.model.errors import ConfigError, IntegrityError, UnavailableError
 from stream_executor.model.record import PlainRecord, Record
@@ -70,7 +71,14 @@ class Topic:
         if records:
             yield records
 
-    async def append(self, topic: str, partition: int, value: bytes) -> None:
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        value: bytes,
+        *,
+        key: bytes | None = None,  # noqa: ARG002
+    ) -> Appended:
         if self.before_append is not None:
             once, self.before_append = self.before_append, None
             once()
@@ -80,6 +88,7 @@ class Topic:
             raise UnavailableError(message)
         self.appended += 1
         self.log(topic, partition).append(value)
+        return Appended(len(self.log(topic, partition)) - 1, 1)
 
 
 @pytest.fixture

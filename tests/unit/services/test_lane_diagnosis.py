@@ -43,7 +43,7 @@ class Topic:
         for record in self.broker.records(CONTROL, 0):
             view.apply(record.offset, record.timestamp, record.value)
         reader, appender = cast("Any", MemoryReader(self.broker)), cast("Any", self)
-        return Speaker(reader, appender, CONTROL, view, OPERATOR)
+        return Speaker(reader, appender, CONTROL, view, OPERATOR, 1)
 
 
 def back(number: int) -> WayBack:
