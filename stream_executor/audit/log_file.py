@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from stream_executor.audit.log_lines import Held, Runs, log_files, read_held
+from stream_executor.audit.log_lines import (
+    DRAFT_SUFFIX,
+    LOCK_SUFFIX,
+    POSITION_SUFFIX,
+    Held,
+    Position,
+    Runs,
+    log_files,
+    read_held,
+)
 from stream_executor.audit.project import utc
 from stream_executor.model.errors import IntegrityError
 
@@ -49,24 +58,6 @@ class Chunk(msgspec.Struct, frozen=True):
     read_from: int
 
 
-class _Position(msgspec.Struct):
-    """The file ``.position``.
-
-    Attributes:
-        partitions: what is in this file and the rotated ones.
-        inode, size, tail: of the file that was written last; its whole lines' bytes,
-            and the digest of the last of these bytes.
-        saved: how often this was saved. The lock file, which no backup holds, says
-            it too: a position that is older than that was put back from a backup.
-    """
-
-    partitions: dict[int, Held] = {}
-    inode: int = 0
-    size: int = 0
-    tail: str = ""
-    saved: int = 0
-
-
 class AuditLogFile:
     """The one writer of a log file; open until `close`.
 
@@ -94,9 +85,9 @@ class AuditLogFile:
         self._path = path
         self._now_ms = now_ms
         self._write = write
-        self._position_path = path.with_name(path.name + ".position")
+        self._position_path = path.with_name(path.name + POSITION_SUFFIX)
         self._fd = -1
-        self._lock = _open(path.with_name(path.name + ".lock"), 0)
+        self._lock = _open(path.with_name(path.name + LOCK_SUFFIX), 0)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._position = self._load()
@@ -282,17 +273,17 @@ class AuditLogFile:
             raise
         self._position.size += len(data)
 
-    def _load(self) -> _Position:
+    def _load(self) -> Position:
         try:
-            return msgspec.json.decode(self._position_path.read_bytes(), type=_Position)
+            return msgspec.json.decode(self._position_path.read_bytes(), type=Position)
         except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
-            return _Position()  # the files say it
+            return Position({})  # the files say it
 
     def _save(self) -> None:
         position = self._position
         position.tail = _tail(self._fd, position.size)
         position.saved += 1
-        draft = self._position_path.with_name(self._position_path.name + ".new")
+        draft = self._path.with_name(self._path.name + DRAFT_SUFFIX)
         with draft.open("wb") as file:
             # It says what the log holds: whoever may not read that may not read this.
             os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._fd).st_mode))

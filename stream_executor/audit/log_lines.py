@@ -1,5 +1,7 @@
 """What ``audit.log`` and its rotated files hold: each partition's sequence numbers.
 
+Also the names of what lies beside it, and the form of its position.
+
 Not here: who writes them, and where it goes on (``audit.log_file``).
 """
 
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _SEAL = KINDS[Seal]
+LOCK_SUFFIX = ".lock"
+POSITION_SUFFIX = ".position"
+DRAFT_SUFFIX = ".position.new"
+COMPRESSED_SUFFIX = ".gz"
 # What lies beside a log file and is none.
-_BESIDE = (".lock", ".position", ".position.new")
-_COMPRESSED = ".gz"
+_BESIDE = (LOCK_SUFFIX, POSITION_SUFFIX, DRAFT_SUFFIX)
 
 
 class Line(msgspec.Struct):
@@ -59,6 +64,24 @@ class Held(msgspec.Struct):
         """Take note that the files have all up to that leaf that the topic has."""
         self.seq = max(self.seq, seq)
         self.beyond = [run for run in self.beyond if run[1] > self.seq]
+
+
+class Position(msgspec.Struct):
+    """The file ``.position``.
+
+    Attributes:
+        partitions: what is in the log file and the rotated ones.
+        inode, size, tail: of the file that was written last; its whole lines' bytes,
+            and the digest of the last of these bytes.
+        saved: how often this was saved. The lock file, which no backup holds, says
+            it too: a position that is older than that was put back from a backup.
+    """
+
+    partitions: dict[int, Held]
+    inode: int = 0
+    size: int = 0
+    tail: str = ""
+    saved: int = 0
 
 
 class Run(msgspec.Struct, order=True):
@@ -166,7 +189,7 @@ def read_held(path: Path, start: int = 0) -> tuple[dict[int, Runs], int]:
 
 
 def _open(path: Path) -> BinaryIO:
-    if path.suffix == _COMPRESSED:
+    if path.suffix == COMPRESSED_SUFFIX:
         return gzip.open(path)  # type: ignore[return-value]  # read only, as we do
     return path.open("rb")
 

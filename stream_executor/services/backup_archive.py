@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MANIFEST = "backup-manifest.json"
-POSITION_SUFFIX = ".position"
 SUM_SUFFIX = ".sha256"
-COMPRESSED_SUFFIX = ".gz"
 FORMAT = 1
 _DAY = r"(\d{4})(\d\d)(\d\d)"
 _ARCHIVE = re.compile(rf"wasm-audit-{_DAY}\.tar\.gz")

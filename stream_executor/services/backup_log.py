@@ -14,10 +14,11 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
-from stream_executor.audit.log_lines import Held, is_log_name
-from stream_executor.services.backup_archive import (
+from stream_executor.audit.log_lines import (
     COMPRESSED_SUFFIX,
     POSITION_SUFFIX,
+    Position,
+    is_log_name,
 )
 from stream_executor.services.backup_files import open_regular
 
@@ -53,14 +54,6 @@ class OpenedLog(msgspec.Struct, frozen=True):
     folder: os.stat_result
     log_ids: dict[int, str]
     sources: list[Source]
-
-
-class _Position(msgspec.Struct):
-    """What a backup looks at in the position (``audit.log_file``)."""
-
-    partitions: dict[int, Held] = {}
-    inode: int = 0
-    size: int = 0
 
 
 def open_log(path: Path, stack: ExitStack) -> OpenedLog:
@@ -101,19 +94,19 @@ def open_log(path: Path, stack: ExitStack) -> OpenedLog:
     return OpenedLog(os.fstat(folder), log_ids, sources)
 
 
-def _read_position(log: str, folder: int) -> tuple[_Position, list[Source]]:
+def _read_position(log: str, folder: int) -> tuple[Position, list[Source]]:
     """Give the position; without one that can be read, the lines say it, too."""
     name = log + POSITION_SUFFIX
     try:
         descriptor = open_regular(name, folder)
     except FileNotFoundError:
-        return _Position(), []
+        return Position({}), []
     with os.fdopen(descriptor, "rb") as file:
         data, status = file.read(), os.fstat(descriptor)
     try:
-        position = msgspec.json.decode(data, type=_Position)
+        position = msgspec.json.decode(data, type=Position)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _Position(), []
+        return Position({}), []
     return position, [Source(name, BytesIO(data), len(data), status)]
 
 

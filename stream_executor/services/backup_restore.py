@@ -25,11 +25,10 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
-from stream_executor.audit.log_lines import is_log_name
+from stream_executor.audit.log_lines import LOCK_SUFFIX, POSITION_SUFFIX, is_log_name
 from stream_executor.model.errors import MalformedError, UnavailableError
 from stream_executor.services.backup_archive import (
     MANIFEST,
-    POSITION_SUFFIX,
     Manifest,
     members,
 )
@@ -160,7 +159,7 @@ def _require_fit(manifest: Manifest, target: Target) -> None:
 @contextmanager
 def _alone(folder: Path, log: str) -> Iterator[None]:
     """Hold the lock of the log's writer (``audit.log_file``)."""
-    path = folder / f"{log}.lock"
+    path = folder / f"{log}{LOCK_SUFFIX}"
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         lock = os.open(path, flags | os.O_CREAT | os.O_EXCL, _LOCK_MODE)
@@ -195,7 +194,7 @@ def _restore_log(
         if is_new and owner is not None:
             own(home, *_owner(owner), owner.mode & 0o777)
             if os.geteuid() == 0:
-                os.chown(f"{log}.lock", *_owner(owner), dir_fd=home)
+                os.chown(f"{log}{LOCK_SUFFIX}", *_owner(owner), dir_fd=home)
         with os.scandir(home) as entries:
             present = [
                 entry.name

@@ -20,15 +20,18 @@ from typing import IO, Any, cast
 import msgspec
 
 from stream_executor.audit.log_coverage import MAX_LINE_BYTES, Covered, LogCoverage
-from stream_executor.audit.log_lines import is_log_name
+from stream_executor.audit.log_lines import (
+    COMPRESSED_SUFFIX,
+    POSITION_SUFFIX,
+    Position,
+    is_log_name,
+)
 from stream_executor.environment_file import read_environment_file
 from stream_executor.model.errors import MalformedError
 from stream_executor.services.backup_archive import (
-    COMPRESSED_SUFFIX,
     FORMAT,
     MANIFEST,
     MAX_SMALL_BYTES,
-    POSITION_SUFFIX,
     Manifest,
     Member,
     is_configuration_name,
@@ -189,19 +192,11 @@ def _read_manifest(reader: IO[bytes], report: BackupReport) -> Manifest | None:
     return manifest
 
 
-class _Reached(msgspec.Struct):
-    seq: int
-
-
-class _Position(msgspec.Struct):
-    partitions: dict[int, _Reached]
-
-
 def _read_position(
     name: str, reader: IO[bytes], report: BackupReport
 ) -> dict[int, int]:
     try:
-        position = msgspec.json.decode(reader.read(MAX_SMALL_BYTES), type=_Position)
+        position = msgspec.json.decode(reader.read(MAX_SMALL_BYTES), type=Position)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         report.add(LOG, name, str(error))
         return {}
