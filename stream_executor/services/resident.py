@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from stream_executor.http.status import Usage
+from stream_executor.services.backup_archive import archives
 
 # Fields of proc_pid_stat(5), counted after the command's ")". The last two of CPU are
 # of children that have ended and were waited for.
@@ -73,7 +74,7 @@ def newest_backup_s(folder: Path) -> float:
     """Give when the newest backup in a folder was written; 0 if there is none."""
     newest = 0.0
     try:
-        for path in folder.glob("wasm-audit-*.tar.gz"):
+        for path in archives(folder).values():
             newest = max(newest, path.stat().st_mtime)
     except OSError:
         return newest
