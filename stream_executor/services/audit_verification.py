@@ -8,7 +8,7 @@ Not here: printing (the command line).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +20,7 @@ from stream_executor.audit.crosscheck import (
 from stream_executor.audit.digests import Salter
 from stream_executor.audit.report import PartitionReport, verdict_of
 from stream_executor.audit.verify import PartitionVerifier, Place
+from stream_executor.lane.ports import GapProver
 from stream_executor.model.errors import IntegrityError
 from stream_executor.modules.view import ControlView
 from stream_executor.services.control_reading import read_control
@@ -29,19 +30,9 @@ if TYPE_CHECKING:
 
     from stream_executor.audit.report import Transaction, Verdict
     from stream_executor.model.audit import Seal
-    from stream_executor.model.record import Range, Record
+    from stream_executor.model.record import Record
     from stream_executor.services.audit_reading import AuditSource
     from stream_executor.services.control_reading import LogReader
-
-
-class GapProver(Protocol):
-    """Proves from raw batch headers that offsets hold no committed record."""
-
-    async def prove_gap(
-        self, topic: str, partition: int, start: int, end: int
-    ) -> list[Range]:
-        """Give the proven ranges; raise IntegrityError if an offset holds a record."""
-        ...
 
 
 class Thoroughness(msgspec.Struct, frozen=True):
