@@ -11,8 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
-HASH_BYTES = 32
-ZERO_HASH = bytes(HASH_BYTES)
+from stream_executor.model.audit import ZERO32
 
 
 def leaf_hash(value: bytes) -> bytes:
@@ -29,7 +28,7 @@ class ChainHead(msgspec.Struct, frozen=True, gc=False):
     """
 
     seq: int = 0
-    hash: bytes = ZERO_HASH
+    hash: bytes = ZERO32
 
     def extended(self, value: bytes) -> ChainHead:
         """Give the head after one more leaf of these bytes."""

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from stream_executor.audit.chain import ZERO_HASH
 from stream_executor.audit.signing import public_bytes, signed, verify_signed
-from stream_executor.model.audit import Genesis
+from stream_executor.model.audit import ZERO32, Genesis
 from stream_executor.model.errors import IntegrityError, MalformedError
 from stream_executor.wire.avro import CODECS
 
@@ -87,7 +86,7 @@ def make_genesis(
     topics = place.topics
     return signed(
         Genesis(
-            0, ZERO_HASH, log_id, place.cluster_id, topics.requests, topics.results,
+            0, ZERO32, log_id, place.cluster_id, topics.requests, topics.results,
             topics.audit, topics.modules, topics.control, topics.checkpoints,
             place.partition, place.partition_count, start_offset,
             public_bytes(operator), notary_key, previous_log, created_ms,

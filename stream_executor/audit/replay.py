@@ -16,6 +16,7 @@ import msgspec
 
 from stream_executor.audit.project import JsonObject, line
 from stream_executor.model.audit import RequestExecuted
+from stream_executor.model.request import DIGEST_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator
@@ -34,7 +35,6 @@ CSV_COLUMNS = (
     "lane_time", "decided_ms", "context_seq", "body_digest", "input_digest",
     "output_digest", "result_s256",
 )  # fmt: skip
-_DIGEST_PREFIX = "sha256:"
 _DIGEST_DIGITS = 64
 # What a spreadsheet would take for a formula (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -83,7 +83,7 @@ class ReplayFilter(msgspec.Struct, frozen=True):
 def _is_module(asked: str, event: TerminalEvent) -> bool:
     if not isinstance(event, RequestExecuted):
         return False
-    digest = asked.removeprefix(_DIGEST_PREFIX)
+    digest = asked.removeprefix(DIGEST_PREFIX)
     if len(digest) == _DIGEST_DIGITS or digest != asked:
         return event.module_s256.hex() == digest.lower()
     name = event.module_name or ""

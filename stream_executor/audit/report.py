@@ -9,10 +9,9 @@ from enum import StrEnum
 
 import msgspec
 
-from stream_executor.audit.chain import ZERO_HASH
 from stream_executor.audit.coverage import Event
 from stream_executor.audit.findings import Finding, Problem
-from stream_executor.model.audit import Seal
+from stream_executor.model.audit import ZERO32, Seal
 from stream_executor.model.record import Range
 
 # A log may be full of what does not belong: counts stay exact, lists stay short.
@@ -70,7 +69,7 @@ class PartitionReport(msgspec.Struct):
     previous: bytes | None = None
     start: int = 0
     size: int = 0
-    head: bytes = ZERO_HASH
+    head: bytes = ZERO32
     events: int = 0
     answered: int = 0
     gaps: int = 0

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from stream_executor.audit.chain import ZERO_HASH, ChainHead, leaf_hash
+from stream_executor.audit.chain import ChainHead, leaf_hash
 from stream_executor.audit.findings import ChainError, FindingCode
 from stream_executor.audit.signing import verify_certificate, verify_signed
-from stream_executor.model.audit import Resumed, Seal
+from stream_executor.model.audit import ZERO32, Resumed, Seal
 from stream_executor.model.control import ResumeOrdered
 from stream_executor.model.errors import IntegrityError, MalformedError
 from stream_executor.wire.avro import CODECS, class_of
@@ -250,7 +250,7 @@ class SegmentParser:
 
         Stops at a leaf that says another seq than its place, and says so.
         """
-        stop = ZERO_HASH if self.head is None else self.head.hash
+        stop = ZERO32 if self.head is None else self.head.hash
         at = self._pending[-1]
         leaves = [Leaf(at.offset, at.value)]
         wanted, seq = seal.prev, seal.seq

@@ -30,15 +30,14 @@ import msgspec
 
 from stream_executor.model.codes import Code
 from stream_executor.model.errors import ConfigError
-from stream_executor.model.request import RequestedLimits
+from stream_executor.model.request import DIGEST_PREFIX, RequestedLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stream_executor.model.audit import Principal
 
-_DIGEST = "sha256:"
-_DIGEST_PATTERN = re.compile(r"sha256:[0-9a-f]{64}")
+_DIGEST_PATTERN = re.compile(DIGEST_PREFIX + r"[0-9a-f]{64}")
 
 
 class PolicyGrant(msgspec.Struct, frozen=True, gc=False):
@@ -131,7 +130,7 @@ class Policy:
         """
         if self._rules is None:
             return ALLOWED
-        digest = f"{_DIGEST}{module_s256.hex()}"
+        digest = f"{DIGEST_PREFIX}{module_s256.hex()}"
         for rule in self._rules:
             if (
                 rule.issuer.fullmatch(principal.iss)
@@ -148,7 +147,7 @@ class Policy:
 
 def _compile_rule(text: _RuleText) -> _Rule:
     for module in text.modules:
-        if module.startswith(_DIGEST) and not _DIGEST_PATTERN.fullmatch(module):
+        if module.startswith(DIGEST_PREFIX) and not _DIGEST_PATTERN.fullmatch(module):
             raise ConfigError(f"{module[:80]!r} is not sha256: and 64 lower hex digits")
     if not text.modules or not text.functions:
         raise ConfigError("an empty list of modules or functions matches nothing")

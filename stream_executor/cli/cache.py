@@ -12,6 +12,7 @@ from stream_executor.cli.failures import CommandError
 from stream_executor.cli.options import Json
 from stream_executor.cli.output import hint, print_json, say, table
 from stream_executor.cli.reach import EnvFile
+from stream_executor.model.request import DIGEST_PREFIX
 
 if TYPE_CHECKING:
     from stream_executor.sandbox.artefact_folder import Entry
@@ -83,7 +84,7 @@ def forget(
     For a module that was refused because its host was overloaded. What a worker has
     compiled in memory stays there.
     """
-    digits = (module or "").removeprefix("sha256:").lower()
+    digits = (module or "").removeprefix(DIGEST_PREFIX).lower()
     if (bool(digits), refused, everything).count(True) != 1:
         raise CommandError("USAGE", "say one of SHA256, --refused and --all")
     if digits and len(digits) < _LEAST_DIGITS:

@@ -18,6 +18,7 @@ from stream_executor.cli.orders import (
 )
 from stream_executor.cli.output import hint, print_json, table
 from stream_executor.cli.reach import Reach, with_reach
+from stream_executor.model.request import DIGEST_PREFIX
 
 if TYPE_CHECKING:
     from stream_executor.model.control import DenySubject
@@ -124,7 +125,7 @@ def list_denials(
 
 
 def _exact(kind: Kind, value: str) -> str:
-    return value.removeprefix("sha256:") if kind is Kind.MODULE else value
+    return value.removeprefix(DIGEST_PREFIX) if kind is Kind.MODULE else value
 
 
 def _say(kind: Kind, value: str, *, denied: bool, new: bool, as_json: bool) -> None:

@@ -12,13 +12,14 @@ from stream_executor.cli.failures import CommandError
 from stream_executor.cli.options import shared
 from stream_executor.cli.reach import read_file
 from stream_executor.cli.templates import TEMPLATES
+from stream_executor.model.request import DIGEST_PREFIX
 
 if TYPE_CHECKING:
     from stream_executor.model.request import ExecutionRequest, RequestedLimits
 
 _CALL, _BYTES, _WASI = "A call", "A bytes module", "A WASI command"
 _SUFFIXES = (".wasm", ".wat", "")
-_WASM, _DIGEST = b"\0asm", "sha256:"
+_WASM = b"\0asm"
 
 ModuleArgument = Annotated[
     str,
@@ -212,7 +213,7 @@ def reference(module: str) -> str | bytes:
     path = Path(module)
     if path.is_file():
         return read_module(path)
-    if module.startswith(_DIGEST) or ("@" in module and "/" not in module):
+    if module.startswith(DIGEST_PREFIX) or ("@" in module and "/" not in module):
         return module
     raise CommandError(
         "NOT_FOUND",

@@ -15,6 +15,7 @@ from stream_executor.model.job import Limits
 from stream_executor.model.record import Range
 
 ZERO32 = bytes(32)
+"""A hash where there is none: before the first leaf, or of nothing answered yet."""
 ZERO64 = bytes(64)
 
 

@@ -10,6 +10,8 @@ import re
 import msgspec
 
 MAX_INLINE_MODULE_BYTES = 640 * 1024
+DIGEST_PREFIX = "sha256:"
+"""Before a module's digest, wherever people write one."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 MODULE_NAME = re.compile(r"[a-z0-9._-]{1,64}")
 MODULE_VERSION = re.compile(r"[A-Za-z0-9._+-]{1,32}")

@@ -28,8 +28,9 @@ from typing import NoReturn
 
 import msgspec
 
-from stream_executor.audit.chain import ZERO_HASH, leaf_hash
+from stream_executor.audit.chain import leaf_hash
 from stream_executor.audit.signing import verify_signed
+from stream_executor.model.audit import ZERO32
 from stream_executor.model.control import (
     ControlGenesis,
     ControlRecord,
@@ -177,7 +178,7 @@ class ControlView:
 
     def __init__(self, operator_key: bytes) -> None:
         self.operator_key = operator_key
-        self.head = ZERO_HASH
+        self.head = ZERO32
         self.next_offset = 0
         self.serial = -1
         self.denied = Denied()
@@ -191,7 +192,7 @@ class ControlView:
         self._denials: dict[tuple[DenySubject, str], Denial] = {}
         self._resumes: dict[bytes, tuple[ResumeOrder, ...]] = {}
         self._head_offsets: list[int] = []
-        self._heads: list[bytes] = [ZERO_HASH]
+        self._heads: list[bytes] = [ZERO32]
 
     # What it says.
 

@@ -13,6 +13,7 @@ import msgspec
 
 from stream_executor.model.errors import MalformedError
 from stream_executor.model.request import (
+    DIGEST_PREFIX,
     MAX_INLINE_MODULE_BYTES,
     Bytes,
     Call,
@@ -32,7 +33,6 @@ from stream_executor.wire.json_values import (
     unpack_scalars,
 )
 from stream_executor.wire.request_rules import (
-    DIGEST_PREFIX,
     ModuleTooLargeError,
     inline,
     parse_module_name,

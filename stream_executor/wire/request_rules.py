@@ -9,6 +9,7 @@ import re
 
 from stream_executor.model.errors import MalformedError
 from stream_executor.model.request import (
+    DIGEST_PREFIX,
     MAX_INLINE_MODULE_BYTES,
     MODULE_NAME,
     MODULE_VERSION,
@@ -25,7 +26,6 @@ from stream_executor.model.request import (
 MAX_ARGUMENTS = 1_000
 # Each of a command's arguments, environment variables and files.
 MAX_FILES = 256
-DIGEST_PREFIX = "sha256:"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from stream_executor.audit.chain import ZERO_HASH, leaf_hash
+from stream_executor.audit.chain import leaf_hash
 from stream_executor.audit.digests import (
     BODY_TAG,
     INPUT_TAG,
@@ -38,6 +38,7 @@ from stream_executor.auth.keys import (
 from stream_executor.auth.token import jti_hash
 from stream_executor.lane.conclusion import input_of, output_of
 from stream_executor.model.audit import (
+    ZERO32,
     Genesis,
     LaneReleased,
     Principal,
@@ -109,7 +110,7 @@ def genesis() -> dict[str, str]:
     """Give a genesis leaf."""
     value = signed(
         Genesis(
-            0, ZERO_HASH, LOG_ID, "cluster-1", "wasm.requests", "wasm.results",
+            0, ZERO32, LOG_ID, "cluster-1", "wasm.requests", "wasm.results",
             "wasm.audit", "wasm.modules", "wasm.control", "wasm.checkpoints", 0, 4, 0,
             public_bytes(OPERATOR), public_bytes(key(5)), None, NOW_MS,
         ),
@@ -180,7 +181,7 @@ def control() -> dict[str, str]:
     """Give the first two records of a control chain."""
     first = signed(
         ControlGenesis(
-            0, ZERO_HASH, NOW_MS, "prod", "cluster-1", "prod/cluster-1",
+            0, ZERO32, NOW_MS, "prod", "cluster-1", "prod/cluster-1",
             public_bytes(OPERATOR),
         ),
         OPERATOR,

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_executor.audit.chain import ZERO_HASH, leaf_hash
+from stream_executor.audit.chain import leaf_hash
 from stream_executor.audit.signing import public_bytes, signed
+from stream_executor.model.audit import ZERO32
 from stream_executor.model.control import (
     ControlGenesis,
     DenyRemoved,
@@ -70,7 +71,7 @@ def test_genesis_and_first_keys_count() -> None:
 def test_before_genesis_nothing_is_known() -> None:
     view = ControlView(OPERATOR_PUBLIC)
     assert not view.begun
-    assert view.head_at(5) == ZERO_HASH
+    assert view.head_at(5) == ZERO32
     with pytest.raises(UnavailableError, match="wasm-executor init"):
         _ = view.audience
 
@@ -80,7 +81,7 @@ def test_heads_are_remembered_by_offset() -> None:
     control.append(b"junk")
     control.add(control.administrator.deny(DenySubject.SUB, "bob", "left"))
     view = control.view
-    heads = [ZERO_HASH, *map(leaf_hash, control.values[:4])]
+    heads = [ZERO32, *map(leaf_hash, control.values[:4])]
     assert [view.head_at(offset) for offset in range(5)] == heads
     assert view.head_at(5) == heads[4]
     assert view.head_at(6) == view.head_at(1_000) == view.head
@@ -271,7 +272,7 @@ def test_a_signature_for_another_kind_does_not_serve() -> None:
 
 def own_genesis(signer: Any) -> bytes:
     return signed(
-        ControlGenesis(0, ZERO_HASH, 1, "evil", "c", "a", public_bytes(signer)), signer
+        ControlGenesis(0, ZERO32, 1, "evil", "c", "a", public_bytes(signer)), signer
     )
 
 
@@ -296,7 +297,7 @@ def test_a_genesis_that_does_not_verify_stops_nobody() -> None:
 def test_nothing_counts_before_genesis() -> None:
     view = ControlView(OPERATOR_PUBLIC)
     value = signed(
-        KeyEnrolled(0, ZERO_HASH, 1, 0, bytes(32), "x", OPERATOR_PUBLIC), OPERATOR
+        KeyEnrolled(0, ZERO32, 1, 0, bytes(32), "x", OPERATOR_PUBLIC), OPERATOR
     )
     assert view.apply(0, 1, value) == Ignored(Reason.CONTRADICTION)
 
