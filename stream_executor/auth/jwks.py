@@ -59,7 +59,7 @@ _FAMILIES: dict[tuple[object, object], tuple[str, ...]] = {
     ("RSA", None): ("RS256", "PS256"),
 }
 _FAMILY_NAMES = {"OKP": "EdDSA", "EC": "ES256", "RSA": "RS256"}
-_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
 class JwkSet(msgspec.Struct, frozen=True):
@@ -225,7 +225,7 @@ def jwks(keys: Iterable[dict[str, object]]) -> bytes:
 def _convert(entry: object) -> _Jwk:
     if not isinstance(entry, dict):
         raise ConfigError("not a JSON object")
-    if not _PRIVATE_MEMBERS.isdisjoint(entry):
+    if not PRIVATE_MEMBERS.isdisjoint(entry):
         raise ConfigError("it holds private key material; publish public keys only")
     foreign = [
         name

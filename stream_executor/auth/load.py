@@ -10,7 +10,6 @@ signature.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from http import HTTPStatus
 from pathlib import Path
@@ -20,6 +19,7 @@ import urllib3
 
 from stream_executor.auth.jwks import read_jwk_set
 from stream_executor.auth.keys import KeySet, Scope, VerificationKey, secret_key
+from stream_executor.loopback import is_loopback
 from stream_executor.model.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def validate_url(url: str) -> str:
     if parsed.auth is not None or not parsed.host:
         raise ConfigError("the JWK set address has no host, or has credentials")
     if parsed.scheme != "https" and not (
-        parsed.scheme == "http" and _is_loopback(parsed.host.strip("[]"))
+        parsed.scheme == "http" and is_loopback(parsed.host.strip("[]"))
     ):
         raise ConfigError("the JWK set address must start with https://")
     return url
@@ -282,10 +282,3 @@ def _bounded(document: bytes) -> bytes:
     if len(document) > MAX_DOCUMENT_BYTES:
         raise ConfigError(f"a JWK set has at most {MAX_DOCUMENT_BYTES} bytes")
     return document
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -88,6 +88,7 @@ def _public(path: Path) -> dict[str, object]:
     )
 
     from stream_executor.auth.jwks import (  # noqa: PLC0415 - lazily
+        PRIVATE_MEMBERS,
         algorithms_of,
         public_jwk,
         read_private_key,
@@ -97,8 +98,7 @@ def _public(path: Path) -> dict[str, object]:
     raw = read_file(path)
     if raw.lstrip().startswith(b"{"):
         jwk = orjson.loads(raw)
-        private = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
-        return {name: jwk[name] for name in jwk if name not in private}
+        return {name: jwk[name] for name in jwk if name not in PRIVATE_MEMBERS}
     try:
         if b"PRIVATE" in raw:
             public = read_private_key(raw).public_key()

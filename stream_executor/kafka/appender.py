@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from stream_executor.kafka.failures import classified
+from stream_executor.kafka.failures import classified, require_partition
 from stream_executor.kafka.internals import discard, within
 from stream_executor.model.errors import (
     BrokerRefusedError,
@@ -229,21 +229,12 @@ class Appender:
         try:
             with classified(f"append to {topic}-{partition}"):
                 async with asyncio.timeout(self._deadline_s):
-                    await _require_partition(self._producer, topic, partition)
+                    await require_partition(self._producer, topic, partition)
                     yield self._producer
         except IndefiniteError:
             self._failed = True
             await self.close()
             raise
-
-
-async def _require_partition(
-    producer: AIOKafkaProducer, topic: str, partition: int
-) -> None:
-    if partition not in await producer.partitions_for(topic):
-        raise BrokerRefusedError(
-            f"{topic} has no partition {partition}", "unknown_topic"
-        )
 
 
 def _known(offset: int) -> int:

@@ -28,7 +28,11 @@ from stream_executor.model.errors import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
+    from typing import Any
+
+    from aiokafka import AIOKafkaProducer
 
 
 def _answer(code: int, name: str, *, retriable: bool = False) -> type[Exception]:
@@ -276,3 +280,19 @@ def classified(
         raise
     except Exception as error:
         raise classify(error, doing, unsure) from error
+
+
+async def require_partition(
+    producer: AIOKafkaProducer, topic: str, partition: int
+) -> None:
+    """Refuse a partition that its topic does not have: a send would only time out."""
+    if partition not in await producer.partitions_for(topic):
+        raise BrokerRefusedError(
+            f"{topic} has no partition {partition}", "unknown_topic"
+        )
+
+
+def seen(future: asyncio.Future[Any]) -> None:
+    """Look at a future's exception, so that asyncio does not log it as forgotten."""
+    if not future.cancelled():
+        future.exception()

@@ -31,7 +31,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from stream_executor.kafka.client import BrokerClient
-from stream_executor.kafka.failures import classify
+from stream_executor.kafka.failures import classify, seen
 from stream_executor.kafka.internals import within
 from stream_executor.model.errors import (
     BrokerRefusedError,
@@ -135,7 +135,7 @@ class GroupMembership:
         )
         self._client = BrokerClient(patient, f"member-{self._instance_id}")
         self._failure = asyncio.get_running_loop().create_future()
-        self._failure.add_done_callback(_seen)
+        self._failure.add_done_callback(seen)
         try:
             await self._client.start()
             client = self._client.raw
@@ -306,8 +306,3 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is
     def on_partitions_assigned(self, assigned: set[Any]) -> None:
         """Pass the partitions on."""
         self._receive({partition.partition for partition in assigned})
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()

@@ -5,10 +5,10 @@ Not here: getting it (``tokens``), which needs aiokafka and urllib3.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from stream_executor.loopback import is_loopback
 from stream_executor.model.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ class OAuthSource:
         parts = urlsplit(self.url)
         if parts.scheme == "file" and parts.path:
             return
-        if not (parts.scheme == "https" or _is_this_host(parts.hostname)):
+        if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
             raise ConfigError(
                 "OAUTHBEARER: expected https:// or file:/// as token endpoint, "
                 f"got {self.url[:64]!r}"
@@ -46,12 +46,3 @@ class OAuthSource:
             raise ConfigError(
                 "OAUTHBEARER: a token endpoint needs a client id and a client secret"
             )
-
-
-def _is_this_host(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return host is not None and ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from stream_executor.kafka.failures import classified, classify
+from stream_executor.kafka.failures import (
+    classified,
+    classify,
+    require_partition,
+    seen,
+)
 from stream_executor.kafka.internals import discard, shorten_marker_wait, watch, within
 from stream_executor.model.errors import (
     BrokerRefusedError,
@@ -192,7 +197,7 @@ class LaneWriter:
                 async with asyncio.timeout(options.fence_deadline_s):
                     await self._unless_in_doubt(producer.start())
                     for topic in (self._results_topic, self._audit_topic):
-                        await self._require_partition(producer, topic)
+                        await require_partition(producer, topic, self._partition)
         except BaseException as error:
             self._taint_with(f"fence: {error!r}")
             self._drop()
@@ -358,7 +363,7 @@ class LaneWriter:
             doubt.cancel()
             if not task.done():
                 task.cancel()
-                task.add_done_callback(_seen)
+                task.add_done_callback(seen)
 
     def _usable(self, results: int, audit: int) -> AIOKafkaProducer:
         """Return the producer if this writer may commit."""
@@ -374,13 +379,6 @@ class LaneWriter:
             raise IndefiniteError(f"{self.transactional_id}: time for a new producer")
         return self._producer
 
-    async def _require_partition(self, producer: AIOKafkaProducer, topic: str) -> None:
-        known = await producer.partitions_for(topic)
-        if self._partition not in known:
-            raise BrokerRefusedError(
-                f"{topic} has no partition {self._partition}", "unknown_topic"
-            )
-
 
 def _append(batch: BatchBuilder, record: OutRecord) -> bool:
     """Append a record; False if the batch is full."""
@@ -394,7 +392,7 @@ def _append(batch: BatchBuilder, record: OutRecord) -> bool:
 async def _all_sent(sends: list[asyncio.Future[RecordMetadata]]) -> None:
     """Wait until every batch is acknowledged; raise the first failure at once."""
     for send in sends:
-        send.add_done_callback(_seen)
+        send.add_done_callback(seen)
     done, _ = await asyncio.wait(sends, return_when=asyncio.FIRST_EXCEPTION)
     failures = [error for send in done if (error := send.exception()) is not None]
     if failures:
@@ -405,9 +403,3 @@ async def _all_sent(sends: list[asyncio.Future[RecordMetadata]]) -> None:
 def _severity(error: BaseException) -> int:
     name = type(classify(error, "")).__name__
     return ("FencedError", "BrokerRefusedError", "IndefiniteError").index(name)
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """Look at a future's exception, so that asyncio does not log it as forgotten."""
-    if not future.cancelled():
-        future.exception()

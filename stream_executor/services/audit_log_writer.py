@@ -42,6 +42,7 @@ from stream_executor.services.audit_reading import SealedLog, shown
 from stream_executor.services.control_reading import read_control
 from stream_executor.services.lifeline import follow_supervisor, receive_orders
 from stream_executor.services.reports import (
+    EXIT_CONFIGURATION,
     REPORT_INTERVAL_S,
     AuditLogState,
     ReportWriter,
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from stream_executor.model.record import Record
     from stream_executor.services.worker_settings import Reload
 
-EXIT_CONFIGURATION = 4
 _STANDBY_S = 1.0
 # After trouble: a broker or a disk comes back in its own time.
 _FIRST_RETRY_S, _MOST_RETRY_S = 0.5, 5.0

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator
 
+# How a process ends whose configuration is wrong: the supervisor starts no other.
+EXIT_CONFIGURATION = 4
 # Between reports of one process; a worker watches its lanes at the same pace.
 REPORT_INTERVAL_S = 0.5
 # 10,000 lanes of 100 bytes fit; a worker that sends more is broken.

@@ -25,6 +25,7 @@ import structlog
 
 from stream_executor.model.errors import ConfigError, MalformedError
 from stream_executor.services.reports import (
+    EXIT_CONFIGURATION,
     AuditLogState,
     Fault,
     Report,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from stream_executor.http.tally import Totals
 
-EXIT_CONFIGURATION = 4
 # All that such a process may see of our environment: no secret is among these names.
 INHERITED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV",

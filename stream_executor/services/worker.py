@@ -28,7 +28,11 @@ from stream_executor.http.tally import Tally
 from stream_executor.logs import configure_logs
 from stream_executor.model.errors import ConfigError, ExecutorError
 from stream_executor.services.lifeline import follow_supervisor, receive_orders
-from stream_executor.services.reports import REPORT_INTERVAL_S, ReportWriter
+from stream_executor.services.reports import (
+    EXIT_CONFIGURATION,
+    REPORT_INTERVAL_S,
+    ReportWriter,
+)
 from stream_executor.services.secrecy import seal_memory
 from stream_executor.services.worker_runtime import WorkerRuntime
 from stream_executor.services.worker_settings import WorkerOrders
@@ -36,7 +40,6 @@ from stream_executor.services.worker_settings import WorkerOrders
 if TYPE_CHECKING:
     from stream_executor.services.worker_settings import Reload
 
-EXIT_CONFIGURATION = 4
 EXIT_BUG = 70
 
 log = structlog.get_logger()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_executor.services.worker import EXIT_CONFIGURATION
+from stream_executor.services.reports import EXIT_CONFIGURATION
 from stream_executor.settings import load
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
