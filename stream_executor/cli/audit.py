@@ -57,7 +57,7 @@ def verify(
         report = asyncio.run(_verify(reach, root, partition, quick=quick, show=show))
     ok = report.verdict.value != "finding"
     if json:
-        import msgspec  # noqa: PLC0415 - lazily
+        import msgspec
 
         document = msgspec.to_builtins(report, builtin_types=(bytes,))
         print_json(
@@ -112,7 +112,7 @@ def replay(
     json: Json = False,
 ) -> None:
     """Print terminal events: who asked what, when, and how it ended."""
-    from stream_executor.audit.replay import ReplayFilter  # noqa: PLC0415 - lazily
+    from stream_executor.audit.replay import ReplayFilter
 
     if form not in _FORMS:
         raise CommandError("USAGE", f"--format: expected {', '.join(_FORMS)}")
@@ -131,10 +131,8 @@ def replay(
 
 async def source_of(reach: Reach, operator_key: bytes, reader: Any) -> AuditSource:
     """Give what audit commands read from."""
-    from stream_executor.cli.signing import cluster_id  # noqa: PLC0415 - as above
-    from stream_executor.services.audit_reading import (  # noqa: PLC0415 - as above
-        AuditSource,
-    )
+    from stream_executor.cli.signing import cluster_id
+    from stream_executor.services.audit_reading import AuditSource
 
     return AuditSource(reader, reach.topics, operator_key, await cluster_id(reach))
 
@@ -147,9 +145,9 @@ async def _verify(
     quick: bool,
     show: Callable[[str], None],
 ) -> VerifyReport:
-    from stream_executor.kafka.gaps import GapProver  # noqa: PLC0415 - lazily
-    from stream_executor.kafka.reader import PartitionReader  # noqa: PLC0415 - as above
-    from stream_executor.services.audit_verification import (  # noqa: PLC0415 - as above
+    from stream_executor.kafka.gaps import GapProver
+    from stream_executor.kafka.reader import PartitionReader
+    from stream_executor.services.audit_verification import (
         Progress,
         Thoroughness,
         verify,
@@ -170,9 +168,9 @@ async def _verify(
 async def _tail(
     reach: Reach, root: bytes, last: int, *, follow: bool, as_json: bool
 ) -> None:
-    from stream_executor.audit.project import line  # noqa: PLC0415 - lazily
-    from stream_executor.kafka.reader import PartitionReader  # noqa: PLC0415 - as above
-    from stream_executor.services.audit_reading import tail  # noqa: PLC0415 - as above
+    from stream_executor.audit.project import line
+    from stream_executor.kafka.reader import PartitionReader
+    from stream_executor.services.audit_reading import tail
 
     async with PartitionReader(reach.connection) as reader:
         source = await source_of(reach, root, reader)
@@ -186,14 +184,14 @@ async def _tail(
 async def _replay(
     reach: Reach, root: bytes, asked: Any, partitions: list[int] | None, form: str
 ) -> None:
-    from stream_executor.audit.replay import (  # noqa: PLC0415 - lazily
+    from stream_executor.audit.replay import (
         TABLE_COLUMNS,
         csv_lines,
         json_lines,
         table_row,
     )
-    from stream_executor.kafka.reader import PartitionReader  # noqa: PLC0415 - as above
-    from stream_executor.services.audit_reading import replay  # noqa: PLC0415 - as above
+    from stream_executor.kafka.reader import PartitionReader
+    from stream_executor.services.audit_reading import replay
 
     async with PartitionReader(reach.connection) as reader:
         source = await source_of(reach, root, reader)

@@ -50,11 +50,8 @@ def now(
 
     The service may run. A second backup on one day replaces the first.
     """
-    from stream_executor.services.backup import Plan, back_up  # noqa: PLC0415 - lazily
-    from stream_executor.settings import (  # noqa: PLC0415 - pydantic is heavy
-        file_in_use,
-        load,
-    )
+    from stream_executor.services.backup import Plan, back_up
+    from stream_executor.settings import file_in_use, load
 
     settings = load(env_file)
     configuration = file_in_use(env_file).absolute()
@@ -94,9 +91,7 @@ def verify(
     Whether the lines are true is not judged here: `audit verify` does, on the topics.
     Exit code 1: something is not as it must be. 3: could not tell.
     """
-    from stream_executor.services.backup_verification import (  # noqa: PLC0415 - lazily
-        verify_backup,
-    )
+    from stream_executor.services.backup_verification import verify_backup
 
     path = _named(archive) or _newest(backup_dir, env_file)
     with progress("verifying"):
@@ -139,14 +134,8 @@ def restore(
     What is there now is kept aside. When the service starts, it takes later events
     from the audit topic. Exit code 1: not restored, for what verification found.
     """
-    from stream_executor.services.backup_restore import (  # noqa: PLC0415 - lazily
-        Target,
-        restore,
-    )
-    from stream_executor.settings import (  # noqa: PLC0415 - pydantic is heavy
-        file_in_use,
-        path_alone,
-    )
+    from stream_executor.services.backup_restore import Target, restore
+    from stream_executor.settings import file_in_use, path_alone
 
     path = (_named(archive) or _newest(backup_dir, env_file)).absolute()
     target = Target(
@@ -182,8 +171,8 @@ def _named(archive: Path | None) -> Path | None:
 
 
 def _newest(backup_dir: Path | None, env_file: Path | None) -> Path:
-    from stream_executor.services.backup_archive import archives  # noqa: PLC0415 - lazily
-    from stream_executor.settings import path_alone  # noqa: PLC0415 - heavy
+    from stream_executor.services.backup_archive import archives
+    from stream_executor.settings import path_alone
 
     folder = backup_dir or path_alone("backup_dir", env_file)
     try:
@@ -221,7 +210,7 @@ def _tell(report: BackupReport, *, as_json: bool) -> None:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    import msgspec  # noqa: PLC0415 - lazily
+    import msgspec
 
     plain: dict[str, Any] = msgspec.to_builtins(value, str_keys=True, enc_hook=str)
     return plain
@@ -229,6 +218,6 @@ def _plain(value: Any) -> dict[str, Any]:
 
 def _local_time() -> datetime:
     """Give the time whose day the manual's `date +%Y%m%d` prints."""
-    from datetime import UTC, datetime  # noqa: PLC0415 - lazily
+    from datetime import UTC, datetime
 
     return datetime.now(UTC).astimezone()

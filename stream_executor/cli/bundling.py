@@ -36,9 +36,7 @@ def bundle(
     json: Json = False,
 ) -> None:
     """Put files into a module: a WASI command reads them, its digest covers them."""
-    from stream_executor.sandbox.bundle import (  # noqa: PLC0415 - lazily
-        bundle as put,
-    )
+    from stream_executor.sandbox.bundle import bundle as put
 
     content: dict[str, bytes] = {}
     for name, source in map(pair, files):

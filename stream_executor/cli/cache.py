@@ -113,14 +113,14 @@ def forget(
 
 
 def _folder(state_dir: Path | None, env_file: Path | None) -> Path:
-    from stream_executor.sandbox.artefact_cache import FOLDER  # noqa: PLC0415 - lazily
-    from stream_executor.settings import load  # noqa: PLC0415 - pydantic is heavy
+    from stream_executor.sandbox.artefact_cache import FOLDER
+    from stream_executor.settings import load
 
     return (state_dir or load(env_file).state_dir) / FOLDER
 
 
 def _entries(folder: Path) -> list[Entry]:
-    from stream_executor.sandbox.artefact_folder import entries  # noqa: PLC0415 - lazily
+    from stream_executor.sandbox.artefact_folder import entries
 
     try:
         return entries(folder)

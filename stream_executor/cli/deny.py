@@ -41,7 +41,7 @@ class Kind(StrEnum):
     @property
     def subject(self) -> DenySubject:
         """The record's word for it."""
-        from stream_executor.model.control import DenySubject  # noqa: PLC0415 - lazily
+        from stream_executor.model.control import DenySubject
 
         return DenySubject[self.name]
 
@@ -68,7 +68,7 @@ def add(
     json: Json = False,
 ) -> None:
     """Refuse VALUE from now on; requests of a denied subject end in auth_revoked."""
-    from stream_executor.services import denying  # noqa: PLC0415 - lazily
+    from stream_executor.services import denying
 
     new = speak(
         reach,
@@ -93,7 +93,7 @@ def remove(
     json: Json = False,
 ) -> None:
     """End a denial; what was refused meanwhile stays refused."""
-    from stream_executor.services import denying  # noqa: PLC0415 - lazily
+    from stream_executor.services import denying
 
     new = speak(
         reach,

@@ -24,10 +24,7 @@ def doctor(*, reach: Reach, json: Json = False) -> int:
 
     Exit code 4: something must be mended. 3: something could not be told.
     """
-    from stream_executor.services import (  # noqa: PLC0415 - lazily
-        diagnosis,
-        diagnosis_host,
-    )
+    from stream_executor.services import diagnosis, diagnosis_host
 
     checks: list[Check] = []
     with progress("examining") as show:
@@ -74,9 +71,9 @@ def doctor(*, reach: Reach, json: Json = False) -> int:
 
 def _service(reach: Reach) -> list[Check]:
     """Look at the folders and the instance of the configuration, if there is one."""
-    from stream_executor.model.errors import ConfigError  # noqa: PLC0415 - lazily
-    from stream_executor.services import diagnosis_host  # noqa: PLC0415 - as above
-    from stream_executor.settings import reveal  # noqa: PLC0415 - as above
+    from stream_executor.model.errors import ConfigError
+    from stream_executor.services import diagnosis_host
+    from stream_executor.settings import reveal
 
     try:
         settings = reach.settings
@@ -90,10 +87,10 @@ def _service(reach: Reach) -> list[Check]:
 
 
 async def _kafka(reach: Reach) -> list[Check]:
-    import msgspec  # noqa: PLC0415 - lazily
+    import msgspec
 
-    from stream_executor.model.errors import ConfigError  # noqa: PLC0415 - as above
-    from stream_executor.services import diagnosis  # noqa: PLC0415 - as above
+    from stream_executor.model.errors import ConfigError
+    from stream_executor.services import diagnosis
 
     try:
         connection, topics = reach.connection, reach.topics

@@ -62,7 +62,7 @@ def explain(
 
 def _entries() -> dict[str, dict[str, Any]]:
     """Give every explanation by name; names of different kinds never collide."""
-    from stream_executor.model.codes import CODES, Status, TrapKind  # noqa: PLC0415
+    from stream_executor.model.codes import CODES, Status, TrapKind
 
     entries: dict[str, dict[str, Any]] = {}
     for code, row in CODES.items():

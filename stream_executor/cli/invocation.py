@@ -126,10 +126,8 @@ class Asked:
                 "--arg needs --function NAME",
                 cause="a WASI command takes --argv, a bytes module --input",
             )
-        from stream_executor.client.client import (  # noqa: PLC0415 - lazily
-            request_of,
-        )
-        from stream_executor.client.values import parse_argument  # noqa: PLC0415
+        from stream_executor.client.client import request_of
+        from stream_executor.client.values import parse_argument
 
         wasi = self.stdin or self.argv or self.env or self.files
         if self.function is None and self.input is None and not wasi:
@@ -151,9 +149,7 @@ class Asked:
         )
 
     def _limits(self) -> RequestedLimits | None:
-        from stream_executor.model.request import (  # noqa: PLC0415 - lazily
-            RequestedLimits,
-        )
+        from stream_executor.model.request import RequestedLimits
 
         if (self.fuel, self.memory, self.deadline) == (None, None, None):
             return None
@@ -173,7 +169,7 @@ def read_module(path: Path) -> bytes:
     data = read_file(path)
     if data.startswith(_WASM):
         return data
-    from stream_executor.sandbox.text import assemble  # noqa: PLC0415 - loads wasmtime
+    from stream_executor.sandbox.text import assemble
 
     try:
         return assemble(data.decode())

@@ -36,7 +36,7 @@ class Purpose(StrEnum):
     @property
     def of_record(self) -> KeyPurpose:
         """The record's word for it."""
-        from stream_executor.model.control import KeyPurpose  # noqa: PLC0415 - lazily
+        from stream_executor.model.control import KeyPurpose
 
         return KeyPurpose[self.name]
 
@@ -63,8 +63,8 @@ def enrol(
     json: Json = False,
 ) -> None:
     """Make a key count from now on; the operator's word."""
-    from stream_executor.audit.key_files import public_key  # noqa: PLC0415 - lazily
-    from stream_executor.services import enrolment  # noqa: PLC0415 - as above
+    from stream_executor.audit.key_files import public_key
+    from stream_executor.services import enrolment
 
     raw = public_key(public)
     new = speak(
@@ -89,8 +89,8 @@ def retire(
     json: Json = False,
 ) -> None:
     """End a key for good; what it signed before stays believed."""
-    from stream_executor.audit.key_files import public_key  # noqa: PLC0415 - lazily
-    from stream_executor.services import enrolment  # noqa: PLC0415 - as above
+    from stream_executor.audit.key_files import public_key
+    from stream_executor.services import enrolment
 
     raw = public_key(public)
     try:
@@ -148,8 +148,8 @@ def rotate_secret(
     ] = False,
 ) -> None:
     """Put a new JWT_SECRET into the configuration file; never prints it."""
-    from stream_executor.environment import DEFAULT_FILE  # noqa: PLC0415 - lazily
-    from stream_executor.services import secret_rotation  # noqa: PLC0415 - lazily
+    from stream_executor.environment import DEFAULT_FILE
+    from stream_executor.services import secret_rotation
 
     config = env_file or Path(DEFAULT_FILE)
     if grace and end_grace:

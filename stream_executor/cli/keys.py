@@ -33,10 +33,10 @@ def generate(
     json: Json = False,
 ) -> None:
     """Make a key pair: the private key into a new file, the public JWK to stdout."""
-    import orjson  # noqa: PLC0415 - lazily
+    import orjson
 
-    from stream_executor.audit.key_files import write_new  # noqa: PLC0415 - as above
-    from stream_executor.auth.jwks import generate_key  # noqa: PLC0415 - as above
+    from stream_executor.audit.key_files import write_new
+    from stream_executor.auth.jwks import generate_key
 
     if algorithm not in _ALGORITHMS:
         raise CommandError("USAGE", f"--alg: expected one of {', '.join(_ALGORITHMS)}")
@@ -69,8 +69,8 @@ def jwks(
     ] = "Agent",
 ) -> None:
     """Print the JWK set of some keys, for WASM_EXECUTOR_JWKS_FILE; public parts."""
-    from stream_executor.auth.jwks import jwks as document  # noqa: PLC0415 - lazily
-    from stream_executor.model.codes import Role  # noqa: PLC0415 - as above
+    from stream_executor.auth.jwks import jwks as document
+    from stream_executor.model.codes import Role
 
     if role not in set(Role):
         raise CommandError("USAGE", f"--role: expected one of {', '.join(Role)}")
@@ -82,18 +82,16 @@ def jwks(
 
 def _public(path: Path) -> dict[str, object]:
     """Give the public JWK of a key file of any kind."""
-    import orjson  # noqa: PLC0415 - lazily
-    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415 - lazily
-        load_pem_public_key,
-    )
+    import orjson
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    from stream_executor.auth.jwks import (  # noqa: PLC0415 - lazily
+    from stream_executor.auth.jwks import (
         PRIVATE_MEMBERS,
         algorithms_of,
         public_jwk,
         read_private_key,
     )
-    from stream_executor.model.errors import ConfigError  # noqa: PLC0415 - as above
+    from stream_executor.model.errors import ConfigError
 
     raw = read_file(path)
     if raw.lstrip().startswith(b"{"):

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:  # health checks and shells ask often: stay quick
         print(f"{PROGRAM} {__version__}")  # noqa: T201 - the command's whole output
         return 0
-    from stream_executor.cli.failures import Exit  # noqa: PLC0415 - quick, as above
+    from stream_executor.cli.failures import Exit
 
     try:
         return _run(arguments)
@@ -41,13 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from stream_executor.cli import session  # noqa: PLC0415 - typer costs 50 ms
-    from stream_executor.cli.app import app  # noqa: PLC0415 - as above
-    from stream_executor.cli.failures import (  # noqa: PLC0415 - as above
-        HELP,
-        Exit,
-        translate,
-    )
+    from stream_executor.cli import session
+    from stream_executor.cli.app import app
+    from stream_executor.cli.failures import HELP, Exit, translate
 
     session.debug = False
     try:
@@ -62,7 +58,7 @@ def _run(arguments: list[str]) -> int:
         raise
     except Exception as error:  # noqa: BLE001 - the one place where all of them end
         if session.debug:
-            import traceback  # noqa: PLC0415 - only for --debug
+            import traceback
 
             traceback.print_exc()
         failure = _usage(error) or translate(error)
@@ -75,7 +71,7 @@ def _run(arguments: list[str]) -> int:
 
 def _path(app: Typer, arguments: list[str]) -> str:
     """Give the program and the subcommand that a command line means."""
-    from typer.main import get_command  # noqa: PLC0415 - as above
+    from typer.main import get_command
 
     command: Any = get_command(app)
     path = [PROGRAM]
@@ -88,7 +84,7 @@ def _path(app: Typer, arguments: list[str]) -> str:
 
 def _usage(error: Exception) -> CommandError | None:
     """Give a complaint of the command-line parser, whose classes are private."""
-    from stream_executor.cli.failures import CommandError  # noqa: PLC0415
+    from stream_executor.cli.failures import CommandError
 
     message = getattr(error, "format_message", None)
     if message is None:

@@ -89,9 +89,9 @@ def publish(
     json: Json = False,
 ) -> None:
     """Publish a module under NAME@VERSION, for good: a version never changes."""
-    from stream_executor.model.request import ModuleName  # noqa: PLC0415 - lazily
-    from stream_executor.services import publishing  # noqa: PLC0415 - as above
-    from stream_executor.wire.requests import parse_module_name  # noqa: PLC0415
+    from stream_executor.model.request import ModuleName
+    from stream_executor.services import publishing
+    from stream_executor.wire.requests import parse_module_name
 
     session.silence_sandbox()
     ref = parse_module_name(name or f"{file.stem}@1")
@@ -142,9 +142,9 @@ def revoke(
     json: Json = False,
 ) -> None:
     """Forbid a module's bytes, by whatever name and for good, on the whole fleet."""
-    from stream_executor.model.request import InlineModule  # noqa: PLC0415 - lazily
-    from stream_executor.services import publishing  # noqa: PLC0415 - as above
-    from stream_executor.wire.requests import parse_module_name  # noqa: PLC0415
+    from stream_executor.model.request import InlineModule
+    from stream_executor.services import publishing
+    from stream_executor.wire.requests import parse_module_name
 
     ref = parse_module_name(name)
     if isinstance(ref, InlineModule):
@@ -230,12 +230,10 @@ def show(
 async def _fetch(
     reach: Reach, name: str, operator_key: str | None
 ) -> tuple[dict[str, Any], bytes]:
-    from stream_executor.model.request import InlineModule  # noqa: PLC0415 - lazily
-    from stream_executor.services import publishing  # noqa: PLC0415 - as above
-    from stream_executor.services.speaking import (  # noqa: PLC0415 - as above
-        read_view,
-    )
-    from stream_executor.wire.requests import parse_module_name  # noqa: PLC0415
+    from stream_executor.model.request import InlineModule
+    from stream_executor.services import publishing
+    from stream_executor.services.speaking import read_view
+    from stream_executor.wire.requests import parse_module_name
 
     ref = parse_module_name(name)
     root = reach.operator_public_key(operator_key)
@@ -267,7 +265,7 @@ def _facts(one: PublishedModule) -> dict[str, Any]:
 
 def _raised(grant: Limits) -> dict[str, int]:
     """Give the limits that a grant raises."""
-    from stream_executor.modules.orders import UNRAISED  # noqa: PLC0415 - lazily
+    from stream_executor.modules.orders import UNRAISED
 
     amounts = {name: getattr(grant, name) for name in grant.__struct_fields__}
     return {name: amount for name, amount in amounts.items() if amount > UNRAISED}
@@ -275,8 +273,8 @@ def _raised(grant: Limits) -> dict[str, int]:
 
 def _interface(binary: bytes) -> dict[str, Any]:
     """Give what a module imports and exports, as text, by our own parser."""
-    from stream_executor.model.scalars import NAMES, ValueType  # noqa: PLC0415 - lazily
-    from stream_executor.sandbox.inspect import inspect_module  # noqa: PLC0415 - lazily
+    from stream_executor.model.scalars import NAMES, ValueType
+    from stream_executor.sandbox.inspect import inspect_module
 
     def types(codes: bytes) -> str:
         known = {int(t) for t in ValueType}
@@ -296,8 +294,8 @@ def _grant(
     fuel: int | None, memory: int | None, deadline_s: float | None, *, size: bool
 ) -> Limits | None:
     """Give the grant; any lets the module be larger than MAX_MODULE_BYTES."""
-    from stream_executor.model.job import Limits  # noqa: PLC0415 - lazily
-    from stream_executor.modules.orders import UNRAISED  # noqa: PLC0415 - as above
+    from stream_executor.model.job import Limits
+    from stream_executor.modules.orders import UNRAISED
 
     if (fuel, memory, deadline_s) == (None, None, None) and not size:
         return None
@@ -314,7 +312,7 @@ def _hard_max(reach: Reach, module_bytes: int) -> Limits | None:
     Raises:
         CommandError: the module is longer than any worker would run.
     """
-    from stream_executor.model.job import Limits  # noqa: PLC0415 - lazily
+    from stream_executor.model.job import Limits
 
     if reach.credentials is not None:
         return None  # workers judge by their own settings

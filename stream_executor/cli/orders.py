@@ -62,7 +62,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
     Raises:
         CommandError: the file holds none; the message does not quote it.
     """
-    from stream_executor.key_text import read_private_key  # noqa: PLC0415 - lazily
+    from stream_executor.key_text import read_private_key
 
     try:
         return read_private_key(read_text(path))
@@ -81,7 +81,7 @@ def speak(
     Raises:
         Whatever ``services.speaking`` and the word raise.
     """
-    from stream_executor.services.speaking import speaking  # noqa: PLC0415 - lazily
+    from stream_executor.services.speaking import speaking
 
     async def say() -> bool:
         root = reach.operator_public_key(operator_key)
@@ -94,9 +94,7 @@ def speak(
 
 def everything_said(reach: Reach, operator_key: str | None) -> ControlView:
     """Read the control topic to its end."""
-    from stream_executor.services.speaking import (  # noqa: PLC0415 - lazily
-        read_view,
-    )
+    from stream_executor.services.speaking import read_view
 
     root = reach.operator_public_key(operator_key)
     return asyncio.run(read_view(reach.connection, reach.topics.control, root))

@@ -22,7 +22,7 @@ def print_json(value: Any, *, schema: str | None = None) -> None:
         value: what to print; bytes in it are an error.
         schema: its stable name and version, put in front as ``schema``.
     """
-    import orjson  # noqa: PLC0415 - see the module's docstring
+    import orjson
 
     if schema is not None:
         value = {"schema": f"wasm-executor/{schema}/v1"} | value
@@ -69,7 +69,7 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console  # noqa: PLC0415 - see the module's docstring
+    from rich.console import Console
 
     with Console(stderr=True).status(text) as status:
         yield status.update
@@ -82,6 +82,6 @@ def _bold(text: str) -> str:
 
 
 def _no_colour() -> bool:
-    import os  # noqa: PLC0415 - a convention of terminals, no setting of ours
+    import os  # a convention of terminals, no setting of ours
 
     return bool(os.environ.get("NO_COLOR"))

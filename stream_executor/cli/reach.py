@@ -102,9 +102,7 @@ class Reach:
         Raises:
             ConfigError: it is none.
         """
-        from stream_executor.client.credentials import (  # noqa: PLC0415 - lazily
-            read_credentials,
-        )
+        from stream_executor.client.credentials import read_credentials
 
         if self.credentials_file is None:
             return None
@@ -117,16 +115,14 @@ class Reach:
         Raises:
             SettingsError: with everything that is wrong with it.
         """
-        from stream_executor.settings import load  # noqa: PLC0415 - pydantic is heavy
+        from stream_executor.settings import load
 
         return load(self.env_file)
 
     @cached_property
     def properties(self) -> dict[str, str]:
         """Kafka client properties, secret ones included: never print this."""
-        from stream_executor.kafka.connection import (  # noqa: PLC0415 - heavy
-            read_properties,
-        )
+        from stream_executor.kafka.connection import read_properties
 
         properties: dict[str, str] = {}
         if self.credentials is not None:
@@ -157,9 +153,7 @@ class Reach:
         Raises:
             ConfigError: the properties make no connection.
         """
-        from stream_executor.kafka.connection import (  # noqa: PLC0415 - heavy
-            from_properties,
-        )
+        from stream_executor.kafka.connection import from_properties
 
         connection, unused = from_properties(self.properties)
         if unused:  # a misspelt name must not pass in silence
@@ -169,7 +163,7 @@ class Reach:
     @cached_property
     def topics(self) -> TopicNames:
         """The topics' names: the credentials', else the configuration's."""
-        from stream_executor.kafka.topics import TopicNames  # noqa: PLC0415 - heavy
+        from stream_executor.kafka.topics import TopicNames
 
         source: Any = self.credentials
         if source is None and self.bootstrap_server is not None and not self.env_file:
@@ -185,7 +179,7 @@ class Reach:
         Raises:
             CommandError: nobody says it, or it is no key.
         """
-        from stream_executor.key_text import read_public_key  # noqa: PLC0415 - heavy
+        from stream_executor.key_text import read_public_key
 
         text = given
         if text is None and self.credentials is not None:
@@ -227,7 +221,7 @@ def read_file(path: Path) -> bytes:
     Raises:
         CommandError: it cannot be read.
     """
-    import sys  # noqa: PLC0415 - only here
+    import sys
 
     if str(path) == "-":
         return sys.stdin.buffer.read()

@@ -35,9 +35,7 @@ def doctor(
 
     Changes nothing. Exit code 1: something is wrong.
     """
-    from stream_executor.services.lane_diagnosis import (  # noqa: PLC0415 - lazily
-        diagnose,
-    )
+    from stream_executor.services.lane_diagnosis import diagnose
 
     found = asyncio.run(diagnose(_deployment(reach, operator_key), partition))
     for one in found:
@@ -65,7 +63,7 @@ def resume(
 
     What is lost by it stays on record: `audit verify` reports it for ever.
     """
-    from stream_executor.services import lane_diagnosis  # noqa: PLC0415 - lazily
+    from stream_executor.services import lane_diagnosis
 
     deployment = _deployment(reach, operator_key)
     (found,) = asyncio.run(lane_diagnosis.diagnose(deployment, [partition]))
@@ -91,9 +89,7 @@ def resume(
 
 
 def _deployment(reach: Reach, operator_key: str | None) -> Deployment:
-    from stream_executor.services.lane_diagnosis import (  # noqa: PLC0415 - lazily
-        Deployment,
-    )
+    from stream_executor.services.lane_diagnosis import Deployment
 
     secret = b""
     if reach.credentials is None and reach.bootstrap_server is None:

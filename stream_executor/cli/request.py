@@ -43,10 +43,7 @@ def show(
     A request id is looked for in the audit log, where several may have the same; a
     place is exact and quicker.
     """
-    from stream_executor.services.request_story import (  # noqa: PLC0415 - lazily
-        Places,
-        tell,
-    )
+    from stream_executor.services.request_story import Places, tell
 
     place = _PLACE.fullmatch(name)
     topics = reach.topics
@@ -90,8 +87,8 @@ def follow(*, reach: Reach, json: Json = False) -> None:
 
 
 async def _follow(reach: Reach, *, as_json: bool) -> None:
-    from stream_executor.client.logs import ResultFetch  # noqa: PLC0415 - lazily
-    from stream_executor.client.reading import ResultReader  # noqa: PLC0415 - as above
+    from stream_executor.client.logs import ResultFetch
+    from stream_executor.client.reading import ResultReader
 
     topics = reach.topics
     fetch = ResultFetch(reach.connection, topics.results)

@@ -78,7 +78,7 @@ async def _submit(
     partition: int | None,
     timeout_s: float | None,
 ) -> tuple[Submission, Result | None]:
-    from stream_executor.cli.signing import client_of  # noqa: PLC0415 - lazily
+    from stream_executor.cli.signing import client_of
 
     async with await client_of(reach, results=timeout_s is not None) as client:
         submission = await client.submit(request, partition=partition)
@@ -102,8 +102,8 @@ def invoke(
 
     Exit code 5: the execution did not succeed.
     """
-    from stream_executor.client.result import Result  # noqa: PLC0415 - lazily
-    from stream_executor.services.local import run_local  # noqa: PLC0415 - as above
+    from stream_executor.client.result import Result
+    from stream_executor.services.local import run_local
 
     if not module.is_file() and str(module) != "-":
         raise CommandError(
@@ -124,9 +124,9 @@ def _ceilings(env_file: Path | None) -> LocalLimits | None:
     """Give the limits of a configuration file; None is the service's defaults."""
     if env_file is None:
         return None
-    from stream_executor.model.job import Limits  # noqa: PLC0415 - lazily
-    from stream_executor.services.local import LocalLimits  # noqa: PLC0415 - as above
-    from stream_executor.settings import load  # noqa: PLC0415 - as above
+    from stream_executor.model.job import Limits
+    from stream_executor.services.local import LocalLimits
+    from stream_executor.settings import load
 
     settings = load(env_file)
     return LocalLimits(

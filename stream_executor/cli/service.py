@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def run(*, env_file: EnvFile = None) -> int:
     """Run the service: workers and the HTTP port, until SIGTERM."""
-    from stream_executor.services.supervisor import run_service  # noqa: PLC0415 - heavy
-    from stream_executor.settings import load  # noqa: PLC0415 - as above
+    from stream_executor.services.supervisor import run_service
+    from stream_executor.settings import load
 
     return run_service(lambda: load(env_file))
 
@@ -33,10 +33,7 @@ def test_config(env_file: Path | None, *, as_json: bool) -> int:
     Raises:
         SettingsError: with everything that is wrong.
     """
-    from stream_executor.settings import (  # noqa: PLC0415 - pydantic is heavy
-        NO_KEY_FOR_TOKENS,
-        load,
-    )
+    from stream_executor.settings import NO_KEY_FOR_TOKENS, load
 
     settings = load(env_file)
     rows = settings.describe()
@@ -100,9 +97,7 @@ def init(
     previous = dict(map(_previous, previous_log or ()))
     with progress("beginning the deployment"):
         report, audience = asyncio.run(_init(reach, keys, partitions, name, previous))
-    from stream_executor.services.first_credentials import (  # noqa: PLC0415 - lazily
-        write_first,
-    )
+    from stream_executor.services.first_credentials import write_first
 
     servers = reach.connection.bootstrap_servers
     lines = [
@@ -138,7 +133,7 @@ def init(
 
 def _configured_secret(reach: Reach) -> str:
     """Give the JWT_SECRET of the configuration, if it is this service's at all."""
-    from stream_executor.settings import reveal  # noqa: PLC0415 - pydantic is heavy
+    from stream_executor.settings import reveal
 
     elsewhere = reach.credentials is not None or reach.bootstrap_server is not None
     if elsewhere and reach.env_file is None:
@@ -153,15 +148,11 @@ async def _init(
     name: str,
     previous: dict[int, bytes],
 ) -> tuple[CeremonyReport, str]:
-    from stream_executor.cli.topics import specs_of  # noqa: PLC0415 - as above
-    from stream_executor.kafka.admin import KafkaAdmin  # noqa: PLC0415 - as above
-    from stream_executor.kafka.appender import Appender  # noqa: PLC0415 - as above
-    from stream_executor.kafka.reader import PartitionReader  # noqa: PLC0415 - as above
-    from stream_executor.services.ceremony import (  # noqa: PLC0415 - as above
-        Deployment,
-        perform,
-        prepare_keys,
-    )
+    from stream_executor.cli.topics import specs_of
+    from stream_executor.kafka.admin import KafkaAdmin
+    from stream_executor.kafka.appender import Appender
+    from stream_executor.kafka.reader import PartitionReader
+    from stream_executor.services.ceremony import Deployment, perform, prepare_keys
 
     connection, topics = reach.connection, reach.topics
     async with KafkaAdmin(connection) as admin:

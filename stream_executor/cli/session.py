@@ -9,7 +9,7 @@ def silence_libraries() -> None:
 
     ``run`` sends them into the service's log again (``logs.configure_logs``).
     """
-    import logging  # noqa: PLC0415 - `--version` is quick
+    import logging
 
     logging.getLogger().addHandler(logging.NullHandler())
 
@@ -19,6 +19,6 @@ def silence_sandbox() -> None:
 
     With ``--debug`` they go to stderr. Called by the commands that start a sandbox.
     """
-    from stream_executor.logs import drop_events  # noqa: PLC0415 - as above
+    from stream_executor.logs import drop_events
 
     drop_events(unless=debug)

@@ -45,7 +45,7 @@ async def signer_of(reach: Reach) -> Signer:
             cause="neither --credentials nor JWT_SECRET in the configuration",
             remedy="wasm-executor dev, and the credentials file it prints",
         )
-    from stream_executor.auth.sign import RequestSigner  # noqa: PLC0415 - lazily
+    from stream_executor.auth.sign import RequestSigner
 
     settings = reach.settings
     return RequestSigner.from_secret(
@@ -62,7 +62,7 @@ async def cluster_id(reach: Reach) -> str:
     Raises:
         UnavailableError: nobody answers.
     """
-    from stream_executor.kafka.admin import KafkaAdmin  # noqa: PLC0415 - lazily
+    from stream_executor.kafka.admin import KafkaAdmin
 
     async with KafkaAdmin(reach.connection) as admin:
         return (await admin.cluster()).cluster_id

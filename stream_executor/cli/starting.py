@@ -31,7 +31,7 @@ def dev(
 
     One node, for development. Prints addresses, a credentials file, and lines to copy.
     """
-    from stream_executor.services.dev import run_dev  # noqa: PLC0415 - lazily
+    from stream_executor.services.dev import run_dev
 
     return run_dev(data, partitions=partitions, port=port, as_json=json)
 
@@ -41,6 +41,6 @@ def demo() -> int:
 
     Exit code 0 only if all of it came out as promised.
     """
-    from stream_executor.services.demo import run_demo  # noqa: PLC0415 - lazily
+    from stream_executor.services.demo import run_demo
 
     return run_demo()

@@ -109,8 +109,8 @@ def ask(reach: Reach, http: str | None, token: Path | str | None) -> dict[str, A
     Raises:
         CommandError: nobody answers, or what answers is something else.
     """
-    import orjson  # noqa: PLC0415 - lazily
-    import urllib3  # noqa: PLC0415 - as above
+    import orjson
+    import urllib3
 
     base = http or _address(reach)
     headers = {}

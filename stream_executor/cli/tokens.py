@@ -47,7 +47,7 @@ def issue(
 
     Send it as the header `authorization: Bearer <token>` within two minutes.
     """
-    from stream_executor.cli.signing import signer_of  # noqa: PLC0415 - lazily
+    from stream_executor.cli.signing import signer_of
 
     signer: Any = asyncio.run(signer_of(reach))
     made = signer.sign(
@@ -79,7 +79,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Say what a token says, and what a worker would object to; verifies nothing."""
-    from stream_executor.auth.inspection import inspect_token  # noqa: PLC0415 - lazily
+    from stream_executor.auth.inspection import inspect_token
 
     raw = read_file(Path("-")) if text == "-" else text.encode()
     found = inspect_token(raw)
@@ -101,9 +101,9 @@ def inspect(
 
 def _speaks_for(found: Inspection, value: bytes) -> bool:
     """Tell whether the token's binding names these bytes."""
-    from hashlib import sha256  # noqa: PLC0415 - lazily
+    from hashlib import sha256
 
-    from stream_executor.auth.jose import encode_segment  # noqa: PLC0415 - as above
+    from stream_executor.auth.jose import encode_segment
 
     binding = (found.claims or {}).get("wx")
     digest = encode_segment(sha256(value).digest()).decode()

@@ -42,10 +42,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """Print what `apply` would change; or all topics for other tools to create."""
-    from stream_executor.kafka.topics import (  # noqa: PLC0415 - lazily
-        kafka_topics_commands,
-        strimzi_yaml,
-    )
+    from stream_executor.kafka.topics import kafka_topics_commands, strimzi_yaml
 
     if form not in _FORMS:
         raise CommandError("USAGE", f"--format: expected {', '.join(_FORMS)}")
@@ -115,13 +112,10 @@ def acls(
     json: Json = False,
 ) -> None:
     """Print the exact rights each principal needs, as kafka-acls commands."""
-    import msgspec  # noqa: PLC0415 - lazily
+    import msgspec
 
-    from stream_executor.kafka.acls import (  # noqa: PLC0415 - lazily
-        Principals,
-        kafka_acls_commands,
-    )
-    from stream_executor.kafka.acls import acls as rights  # noqa: PLC0415 - as above
+    from stream_executor.kafka.acls import Principals, kafka_acls_commands
+    from stream_executor.kafka.acls import acls as rights
 
     rows = rights(reach.topics, Principals(), group)
     if json:
@@ -135,7 +129,7 @@ async def specs_of(
     reach: Reach, partitions: int | None, admin: Any
 ) -> tuple[TopicSpec, ...]:
     """Give the topics as they must be; partitions as they are if they exist."""
-    from stream_executor.kafka.topics import desired  # noqa: PLC0415 - lazily
+    from stream_executor.kafka.topics import desired
 
     names = reach.topics
     if partitions is None:
@@ -150,7 +144,7 @@ async def specs_of(
 async def _plan(
     reach: Reach, partitions: int | None
 ) -> tuple[tuple[TopicSpec, ...], list[Change]]:
-    from stream_executor.kafka.admin import KafkaAdmin  # noqa: PLC0415 - lazily
+    from stream_executor.kafka.admin import KafkaAdmin
 
     async with KafkaAdmin(reach.connection) as admin:
         specs = await specs_of(reach, partitions, admin)
@@ -158,7 +152,7 @@ async def _plan(
 
 
 async def _apply(reach: Reach, partitions: int | None) -> list[Change]:
-    from stream_executor.kafka.admin import KafkaAdmin  # noqa: PLC0415 - lazily
+    from stream_executor.kafka.admin import KafkaAdmin
 
     async with KafkaAdmin(reach.connection) as admin:
         return await admin.apply(await specs_of(reach, partitions, admin))
