@@ -127,7 +127,7 @@ class ArtefactCache:
             case Damage():
                 self.outcomes[CacheOutcome.DAMAGED] += 1
                 _log.warning(
-                    "compile_cache_damaged", module=s256.hex(), damage=found.value
+                    "compile_cache.damaged", module=s256.hex(), damage=found.value
                 )
             case None:
                 self.outcomes[CacheOutcome.MISS] += 1
@@ -218,7 +218,7 @@ class ArtefactCache:
             if not self._failed:
                 self._failed = True
                 _log.warning(
-                    "compile_cache_unusable", path=str(self._path), action=action,
+                    "compile_cache.unusable", path=str(self._path), action=action,
                     reason=str(error),
                 )  # fmt: skip
         else:

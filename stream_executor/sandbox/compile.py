@@ -175,7 +175,7 @@ class _Compilation:
         os.close(artefact_fd)
         if answer is not None and answer.code is not None:
             return Refusal(Code(answer.code), answer.message)
-        _log.warning("sandbox_compile_ended", pid=self.process.pid, why=self._why)
+        _log.warning("sandbox.compile_ended", pid=self.process.pid, why=self._why)
         return Refusal(
             Code.COMPILE_LIMIT, "compiling the module took more than is allowed"
         )
@@ -201,7 +201,7 @@ class Compiler:
         try:
             self._spare = self._spare or _Compilation(self._config)
         except OSError:
-            _log.exception("sandbox_spawn_failed")
+            _log.exception("sandbox.spawn_failed")
 
     async def stop(self) -> None:
         """End all processes; compilations under way fail."""

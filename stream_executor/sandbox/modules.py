@@ -147,7 +147,7 @@ class ModuleStore:
         except LookupError:
             outcome = Refusal(Code.MODULE_NOT_FOUND, "no module has this digest")
         except Exception:  # noqa: BLE001 - the caller's loader
-            _log.exception("sandbox_module_failed", module=module.s256.hex())
+            _log.exception("sandbox.module_failed", module=module.s256.hex())
             outcome = Refusal(Code.INTERNAL, "the module could not be prepared")
         if isinstance(outcome, Artefact):
             module.artefact = outcome

@@ -258,7 +258,7 @@ class SandboxPool:
         try:
             segment.submission.on_reports(segment.start + offset, reports)
         except Exception:  # noqa: BLE001 - the caller's callback
-            _log.exception("sandbox_callback_failed", issuer=segment.issuer)
+            _log.exception("sandbox.callback_failed", issuer=segment.issuer)
 
     # -- sending --------------------------------------------------------------------
 
@@ -401,7 +401,7 @@ class SandboxPool:
             started.set_exception(ConfigError(f"a sandbox child does not start: {why}"))
             return
         self.ended["crash" if child.killed_for is None else "deadline"] += 1
-        _log.warning("sandbox_child_ended", pid=child.process.pid, why=why)
+        _log.warning("sandbox.child_ended", pid=child.process.pid, why=why)
         if child.busy:
             self._decide(child)
         self._respawn(failed=child.hello is None)
@@ -420,7 +420,7 @@ class SandboxPool:
             try:
                 self._spawn()
             except OSError:
-                _log.exception("sandbox_spawn_failed")
+                _log.exception("sandbox.spawn_failed")
                 self._respawn(failed=True)
 
         handle = loop.call_later(delay, spawn)

@@ -230,7 +230,7 @@ class ChildProcess:
         except MalformedError as error:
             self._distrust(f"malformed reply: {error}")
         except Exception as error:  # noqa: BLE001 - the boundary to hostile bytes
-            _log.exception("sandbox_reader_failed", pid=self.pid)
+            _log.exception("sandbox.reader_failed", pid=self.pid)
             self._distrust(f"reader failed: {type(error).__name__}")
 
     def _distrust(self, reason: str) -> None:

@@ -27,6 +27,6 @@ def test_the_sandboxs_events_never_go_to_stdout(
     monkeypatch.setattr(session, "debug", debug)
     log = structlog.get_logger()
     session.silence_sandbox()
-    log.warning("sandbox_child_ended")
+    log.warning("sandbox.child_ended")
     said = capsys.readouterr()
-    assert (said.out, "sandbox_child_ended" in said.err) == ("", debug)
+    assert (said.out, "sandbox.child_ended" in said.err) == ("", debug)
