@@ -25,7 +25,7 @@ from stream_executor.model.request import (
 
 MAX_ARGUMENTS = 1_000
 # Each of a command's arguments, environment variables and files.
-MAX_FILES = 256
+MAX_ENTRIES = 256
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -105,10 +105,10 @@ def refuse_too_many_entries(count: int) -> None:
     """Hold the bound on a command's arguments, variables or files, likewise.
 
     Raises:
-        MalformedError: there are more than ``MAX_FILES``.
+        MalformedError: there are more than ``MAX_ENTRIES``.
     """
-    if count > MAX_FILES:
-        message = f"a command has at most {MAX_FILES} args, env variables and files"
+    if count > MAX_ENTRIES:
+        message = f"a command has at most {MAX_ENTRIES} args, env variables and files"
         raise MalformedError(message)
 
 

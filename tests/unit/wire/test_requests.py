@@ -20,7 +20,7 @@ from stream_executor.model.request import (
 )
 from stream_executor.model.scalars import ValueType, pack_value
 from stream_executor.wire import request_avro, request_json
-from stream_executor.wire.request_rules import MAX_ARGUMENTS, MAX_FILES
+from stream_executor.wire.request_rules import MAX_ARGUMENTS, MAX_ENTRIES
 from stream_executor.wire.requests import decode_request, encode_avro, encode_json
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def command(*, args: int = 0, env: int = 0, files: int = 0) -> ExecutionRequest:
     "asked",
     [
         call(MAX_ARGUMENTS),
-        command(args=MAX_FILES, env=MAX_FILES, files=MAX_FILES),
+        command(args=MAX_ENTRIES, env=MAX_ENTRIES, files=MAX_ENTRIES),
     ],
     ids=["call", "command"],
 )
@@ -62,7 +62,11 @@ def test_as_many_as_are_allowed_are_read(
 @pytest.mark.parametrize("encode", [encode_json, encode_avro])
 @pytest.mark.parametrize(
     "asked",
-    [call(MAX_ARGUMENTS + 1), command(args=MAX_FILES + 1), command(env=MAX_FILES + 1)],
+    [
+        call(MAX_ARGUMENTS + 1),
+        command(args=MAX_ENTRIES + 1),
+        command(env=MAX_ENTRIES + 1),
+    ],
     ids=["call", "args", "env"],
 )
 def test_one_more_is_refused(
@@ -119,7 +123,7 @@ invocations = st.one_of(
     st.binary(max_size=6_000).map(Bytes),
     st.builds(
         lambda args, stdin: Wasi(tuple(args), (("a", "b"),), stdin, (("/f", stdin),)),
-        st.lists(st.text("ab", max_size=40), max_size=MAX_FILES),
+        st.lists(st.text("ab", max_size=40), max_size=MAX_ENTRIES),
         st.binary(max_size=6_000),
     ),
 )
