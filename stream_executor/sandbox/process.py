@@ -26,7 +26,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import structlog
 
@@ -155,8 +155,7 @@ class ChildProcess:
         self._socket = ours
         self.pid = self._process.pid
         self._pidfd = os.pidfd_open(self.pid)
-        assert self._process.stderr is not None  # noqa: S101 - PIPE was asked for
-        self._errors = self._process.stderr
+        self._errors = cast("IO[bytes]", self._process.stderr)  # PIPE was asked for
         os.set_blocking(self._errors.fileno(), False)
         self._loop.add_reader(self._socket.fileno(), self._readable)
         self._loop.add_reader(self._errors.fileno(), self._stderr_readable)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from stream_executor.kafka.membership import GroupMembership, MembershipOptions
 from stream_executor.lane.lane import Lane
-from stream_executor.model.errors import BrokerRefusedError, TransientError
+from stream_executor.model.errors import BrokerRefusedError, MisuseError, TransientError
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -87,16 +87,19 @@ class OwnedLanes:
 
         Raises:
             ExecutorError: membership cannot go on.
+            MisuseError: nobody has joined.
         """
         while True:
-            assert self._membership is not None  # noqa: S101 - joined before
+            membership = self._membership
+            if membership is None:
+                raise MisuseError("join before you stay")
             try:
-                await self._membership.failed()
+                await membership.failed()
             except BrokerRefusedError as error:
                 if not error.retryable:
                     raise
                 self._around.note("group", error)
-            await self._membership.close()
+            await membership.close()
             await asyncio.sleep(_JOIN_AGAIN_S)
             await self.join()
 

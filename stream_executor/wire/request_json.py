@@ -101,19 +101,18 @@ def decode_json(value: bytes) -> ExecutionRequest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(str(error)[:256]) from error
     asked = plain.invocation
-    if type(asked) is _JsonCall:
+    if isinstance(asked, _JsonCall):
         refuse_too_many_arguments(len(asked.args))
-    elif type(asked) is _JsonWasi:
+    elif isinstance(asked, _JsonWasi):
         refuse_too_many_entries(max(len(asked.args), len(asked.env), len(asked.files)))
     if value.count(b'"') != _fewest_quotes(plain) or b"\\" in value:
         _refuse_duplicate_names(value)
     invocation: Invocation
-    if type(asked) is _JsonCall:
+    if isinstance(asked, _JsonCall):
         invocation = Call(asked.function, pack_scalars(asked.args))
-    elif type(asked) is _JsonBytes:
+    elif isinstance(asked, _JsonBytes):
         invocation = Bytes(from_base64(asked.input))
     else:
-        assert type(asked) is _JsonWasi  # noqa: S101 - the decoder's own union
         invocation = Wasi(
             tuple(asked.args),
             tuple(asked.env.items()),
@@ -172,13 +171,13 @@ def _fewest_quotes(plain: _JsonRequest) -> int:
     take the closer look: their names are the requester's.
     """
     asked = plain.invocation
-    if type(asked) is _JsonCall:
+    if isinstance(asked, _JsonCall):
         quotes = 6 + 2 * len(asked.args)
         for scalar in asked.args:
             for given in scalar.values():
                 if type(given) is str:
                     quotes += 2
-    elif type(asked) is _JsonBytes:
+    elif isinstance(asked, _JsonBytes):
         quotes = 4
     else:
         return -1
