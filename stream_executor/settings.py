@@ -157,7 +157,7 @@ class Settings(SettingsFields):
         effective = {
             "group": self.group or self.app_id,
             "children": self.children_per_worker,
-            "audience": self.audience or f"{self.app_id}/<cluster id>",
+            "audience": self.audience or "what `init` wrote",
         }
         rows = []
         for field in FIELDS:
@@ -192,7 +192,6 @@ class Settings(SettingsFields):
         secret = {k: v for k, v in properties.items() if is_secret_property(k)}
         public = {k: v for k, v in properties.items() if k not in secret}
         return WorkerSettings(
-            app_id=self.app_id,
             operator_public_key=read_public_key(self.operator_public_key or ""),
             topics=self.topics,
             ceilings=Ceilings(

@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stream_executor.key_text import read_bytes, read_private_key, read_public_key
 from stream_executor.model.errors import ConfigError
+from stream_executor.model.lanes import MOST_COMMIT_REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,7 +196,7 @@ class SettingsFields(BaseSettings):
     # -- names and keys --------------------------------------------------------------
     app_id: Identifier = _ours(
         "APP_ID", "wasm-executor",
-        "First part of client ids and, unless set, of group and audience.",
+        "The deployment's name: the group's, and part of the audience at `init`.",
     )  # fmt: skip
     group: Identifier | None = _ours("GROUP", None, "Consumer group; default APP_ID.")
     instance_id: Identifier = Field(
@@ -235,7 +236,7 @@ class SettingsFields(BaseSettings):
         "Issuers that JWT_SECRET may speak for, separated by commas.", min_length=1,
     )  # fmt: skip
     audience: str | None = _ours(
-        "AUDIENCE", None, "Required aud; default APP_ID/<cluster id>."
+        "AUDIENCE", None, "Required aud; default: what `init` wrote."
     )
     jwks_file: Path | None = _ours("JWKS_FILE", None, "Public keys of issuers.")
     jwks_url: Annotated[str, AfterValidator(_address)] | None = _ours(
@@ -285,8 +286,9 @@ class SettingsFields(BaseSettings):
     )  # fmt: skip
     # Ceilings of one transaction from measurements on Kafka 4.3.
     commit_requests: int = _ours(
-        "COMMIT_REQUESTS", 500, "Most requests of one transaction.", ge=1, le=10_000
-    )
+        "COMMIT_REQUESTS", 500, "Most requests of one transaction.",
+        ge=1, le=MOST_COMMIT_REQUESTS,
+    )  # fmt: skip
     commit_bytes: int = _ours(
         "COMMIT_BYTES", 524_288, "Bytes after which a transaction is full.",
         ge=16_384, le=900_000,

@@ -26,6 +26,7 @@ from stream_executor.model.errors import ConfigError
 
 SECRET_BYTES = 32
 _MODE = 0o600
+_LONGEST_NAME = 255
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:
@@ -63,13 +64,14 @@ def load_secret(path: Path) -> bytes:
 def public_key(text_or_path: str) -> bytes:
     """Give the public key that a text (PEM, base64, hex) holds or a file contains.
 
+    What is no file's name is the key: base64 may hold a slash.
+
     Raises:
         ConfigError: it is neither.
     """
-    path = Path(text_or_path)
     text = text_or_path
-    if "-----BEGIN" not in text and (os.sep in text or path.suffix):
-        text = _read(path)
+    if len(text) <= _LONGEST_NAME and "\n" not in text and Path(text).is_file():
+        text = _read(Path(text))
     try:
         return read_public_key(text)
     except ValueError as error:

@@ -1,4 +1,7 @@
-"""``explain``: what a code, status, trap, error name or exit code means; offline."""
+"""``explain``: what a word of ours means; offline.
+
+Codes, statuses, traps, audit findings, kinds of damage, exit codes and error names.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def explain(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what a code, status, exit code or error name means, and what to do."""
+    """Say what a code, status, finding, exit code or error name means; what to do."""
     entries = _entries()
     if word is None:
         _print_all(entries, as_json=json)
@@ -43,7 +46,7 @@ def explain(
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise CommandError(
             "NOT_FOUND",
-            f"{key[:64]!r} is no code, status, exit code or error name{hint}",
+            f"{key[:64]!r} is no code, status, finding, exit code or error name{hint}",
             remedy="wasm-executor explain",
         )
     if json:
@@ -62,6 +65,8 @@ def explain(
 
 def _entries() -> dict[str, dict[str, Any]]:
     """Give every explanation by name; names of different kinds never collide."""
+    from stream_executor.audit.findings import MEANINGS as FINDINGS
+    from stream_executor.lane.damage import MEANINGS as DAMAGES
     from stream_executor.model.codes import CODES, Status, TrapKind
 
     entries: dict[str, dict[str, Any]] = {}
@@ -96,6 +101,20 @@ def _entries() -> dict[str, dict[str, Any]]:
             "name": str(int(exit_code)),
             "kind": "exit code",
             "meaning": meaning,
+        }
+    for finding, meaning in FINDINGS.items():
+        entries[finding.value] = {
+            "name": finding.value,
+            "kind": "audit finding",
+            "meaning": meaning,
+            "remedy": "wasm-executor audit doctor; keep what may be evidence",
+        }
+    for damage, told in DAMAGES.items():
+        entries[damage.value] = {
+            "name": damage.value,
+            "kind": "damage",
+            "meaning": f"A lane halts: {told.happened}.",
+            "remedy": f"wasm-executor lane resume: {told.resume}",
         }
     for name, kind in KINDS.items():
         entries[name] = {

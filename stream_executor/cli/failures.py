@@ -161,6 +161,7 @@ _KIND_OF: dict[str, str] = {
     "MalformedError": "REFUSED",
     "TransientError": "UNAVAILABLE",
     "BrokerRefusedError": "KAFKA_REFUSED",
+    "TopicDriftError": "TOPICS",
     "ConfigError": "CONFIG",
     "IntegrityError": "INTEGRITY",
 }
@@ -175,9 +176,7 @@ def translate(error: BaseException) -> CommandError:
     names = [cls.__name__ for cls in type(error).__mro__]
     kind = next((_KIND_OF[name] for name in names if name in _KIND_OF), "BUG")
     problems = getattr(error, "problems", ())
-    if getattr(error, "reason", None) == "unknown_topic" or (
-        what.startswith("topics are not")
-    ):
+    if getattr(error, "reason", None) == "unknown_topic":
         kind = "TOPICS"
     elif len(problems) > 1:
         what, cause = f"{len(problems)} settings are refused", "\n".join(problems)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -148,10 +147,10 @@ def rotate_secret(
     ] = False,
 ) -> None:
     """Put a new JWT_SECRET into the configuration file; never prints it."""
-    from stream_executor.environment import DEFAULT_FILE
     from stream_executor.services import secret_rotation
+    from stream_executor.settings import file_in_use
 
-    config = env_file or Path(DEFAULT_FILE)
+    config = file_in_use(env_file)
     if grace and end_grace:
         raise CommandError("USAGE", "--grace and --end-grace: one or the other")
     if end_grace:

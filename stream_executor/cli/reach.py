@@ -179,7 +179,8 @@ class Reach:
         Raises:
             CommandError: nobody says it, or it is no key.
         """
-        from stream_executor.key_text import read_public_key
+        from stream_executor.audit.key_files import public_key
+        from stream_executor.model.errors import ConfigError
 
         text = given
         if text is None and self.credentials is not None:
@@ -194,12 +195,9 @@ class Reach:
                 remedy="--credentials FILE or EXECUTOR_CREDENTIALS, as "
                 "`wasm-executor dev` prints it; else --operator-key KEY",
             )
-        path = Path(text)
         try:
-            if "\n" not in text and path.is_file():
-                text = read_text(path)
-            return read_public_key(text)
-        except ValueError as error:
+            return public_key(text)
+        except ConfigError as error:
             raise CommandError("CONFIG", f"operator's public key: {error}") from error
 
 

@@ -52,8 +52,19 @@ async def signer_of(reach: Reach) -> Signer:
         secret.get_secret_value(),
         issuer=settings.jwt_secret_issuers[0],
         subject=getpass.getuser(),
-        audience=settings.audience or f"{settings.app_id}/{await cluster_id(reach)}",
+        audience=settings.audience or await _audience(reach),
     )
+
+
+async def _audience(reach: Reach) -> str:
+    """Give what `init` wrote, as workers do; without its key, what it would write."""
+    from stream_executor.services.speaking import read_view
+
+    if reach.settings.operator_public_key is None:
+        return f"{reach.settings.app_id}/{await cluster_id(reach)}"
+    root = reach.operator_public_key()
+    view = await read_view(reach.connection, reach.topics.control, root)
+    return view.audience
 
 
 async def cluster_id(reach: Reach) -> str:

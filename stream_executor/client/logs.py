@@ -11,6 +11,7 @@ from stream_executor.kafka.fetcher import TopicFetcher
 from stream_executor.kafka.reader import PartitionReader
 from stream_executor.model.errors import (
     BrokerRefusedError,
+    ConfigError,
     IndefiniteError,
     MisuseError,
     UnavailableError,
@@ -34,9 +35,11 @@ async def connect(
     Raises:
         UnavailableError: no broker answered.
         BrokerRefusedError: no such topic, or no right to write it.
-        ConfigError: the properties make no connection.
+        ConfigError: the properties make no connection, or one is unknown.
     """
-    connection, _ = from_properties(properties)
+    connection, unknown = from_properties(properties)
+    if unknown:
+        raise ConfigError(f"unknown Kafka properties: {', '.join(unknown)}")
     appends = RequestAppends(connection, requests_topic)
     await appends.start()
     return appends, ResultFetch(connection, results_topic)

@@ -15,6 +15,7 @@ import msgspec
 from stream_executor.model.artefact import CacheOutcome
 from stream_executor.model.codes import Code
 from stream_executor.model.conditions import Condition
+from stream_executor.model.job import ChildEnd
 from stream_executor.model.lanes import LaneState
 
 SUCCEEDED = "succeeded"  # the label of a result without a code
@@ -41,16 +42,6 @@ class CommitFailure(StrEnum):
     FENCED = "fenced"
     INDEFINITE = "indefinite"
     PERMANENT = "permanent"
-
-
-class ChildEnd(StrEnum):
-    """Why a sandbox child ended before its worker did.
-
-    DEADLINE: its job ran past it. CRASH: anything else, a malformed reply included.
-    """
-
-    DEADLINE = "deadline"
-    CRASH = "crash"
 
 
 class Metric(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ from stream_executor.kafka.topics import (
     desired,
     plan,
 )
-from stream_executor.model.errors import ConfigError, UnavailableError
+from stream_executor.model.errors import TopicDriftError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -195,7 +195,9 @@ class KafkaAdmin:
         changes = await self.plan(specs)
         grave = [str(change) for change in changes if change.matters]
         if grave:
-            raise ConfigError("topics are not as they must be:\n" + "\n".join(grave))
+            raise TopicDriftError(
+                "topics are not as they must be:\n" + "\n".join(grave)
+            )
         return changes
 
     async def apply(self, specs: Iterable[TopicSpec]) -> list[Change]:

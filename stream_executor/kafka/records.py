@@ -1,12 +1,12 @@
 """Give every offset of a fetched batch its record, or say what is wrong with it.
 
 A broker accepts batches that make an ordinary client raise for ever, skip records in
-silence or fill the memory (facts-brokers 3): header keys that are not UTF-8, forged
-offset deltas, 6 KB that unpack to 200 MB, seven million empty headers, a million empty
-records. A requester must not stop a lane with one of these. So unpacking and the number
-of records are bounded, the records of an honest batch are read in C, and at the first
-one that is not as it should be a tolerant parser takes over and gives each remaining
-offset its state. Pure; fuzzed.
+silence or fill the memory: header keys that are not UTF-8, forged offset deltas, 6 KB
+that unpack to 200 MB, seven million empty headers, a million empty records. A requester
+must not stop a lane with one of these. So unpacking and the number of records are
+bounded, the records of an honest batch are read in C, and at the first one that is not
+as it should be a tolerant parser takes over and gives each remaining offset its state.
+Pure; fuzzed.
 
 Assumes a topic that is never compacted: the offset of a record is the batch's base
 plus its index, which is what the broker itself counts.

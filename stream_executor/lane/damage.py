@@ -35,9 +35,77 @@ class Damage(StrEnum):
     REQUESTS_HOLE = "requests_hole"
     REPLAY_WINDOW_LOST = "replay_window_lost"
     CONTROL_TAIL_LOST = "control_tail_lost"
+    UNREADABLE = "unreadable"
     SECRET_CHANGED = "secret_changed"  # noqa: S105 - a kind
     FOREIGN_TIME = "foreign_time"
 
+
+class Meaning(msgspec.Struct, frozen=True):
+    """What one kind of damage is: what happened, and what a resume does."""
+
+    happened: str
+    resume: str
+
+
+# As docs/recovery.md has them; a test compares.
+MEANINGS: dict[Damage, Meaning] = {
+    Damage.REQUESTS_REMOVED: Meaning(
+        "retention or `delete-records` took requests before they were answered",
+        "goes on at the first one kept; those between are lost",
+    ),
+    Damage.REQUESTS_REPLACED: Meaning(
+        "the requests topic was truncated or made anew",
+        "goes on at the first request that is not the one answered there",
+    ),
+    Damage.REQUESTS_HOLE: Meaning(
+        "offsets that no batch covers: the broker lost part of a log",
+        "goes on behind them; they are lost",
+    ),
+    Damage.AUDIT_TAIL_LOST: Meaning(
+        "results cite events that the audit log no longer holds",
+        "goes on after the answered ones; their events are lost",
+    ),
+    Damage.TORN_TRANSACTION: Meaning(
+        "leaves that no seal ends",
+        "skips them",
+    ),
+    Damage.CHAIN_BROKEN: Meaning(
+        "leaves or seals that contradict each other",
+        "goes on after the last good seal",
+    ),
+    Damage.FOREIGN_TIME: Meaning(
+        "requests with their producer's time, or from the future",
+        "answers them `invalid_request`",
+    ),
+    Damage.OTHER_LOG: Meaning(
+        "seals of another lane or of an earlier log stand behind this one's",
+        "skips them",
+    ),
+    Damage.REPLAY_WINDOW_LOST: Meaning(
+        "retention or `delete-records` took leaves whose tokens could run again",
+        "once none can: answers what waits from before then `invalid_request`",
+    ),
+    Damage.NO_GENESIS: Meaning(
+        "the audit partition is empty, or was deleted",
+        "nothing: bring it back, or begin another",
+    ),
+    Damage.OTHER_CLUSTER: Meaning(
+        "genesis names another cluster or topic",
+        "nothing: set the address right, or move",
+    ),
+    Damage.SECRET_CHANGED: Meaning(
+        "the deployment secret is not what it was",
+        "nothing: set it back",
+    ),
+    Damage.CONTROL_TAIL_LOST: Meaning(
+        "the control topic ends before what the lanes had applied",
+        "nothing: bring it back",
+    ),
+    Damage.UNREADABLE: Meaning(
+        "bytes that are not what a log or topic may hold",
+        "nothing: bring it back",
+    ),
+}
 
 BRING_BACK = "bring the audit log back as it was written"
 

@@ -28,6 +28,10 @@ class ConfigError(ExecutorError):
     """The configuration is wrong; stop at start (exit code 4)."""
 
 
+class TopicDriftError(ConfigError):
+    """A topic's settings are not what every process here rests on."""
+
+
 class MisuseError(ExecutorError):
     """A function was called out of order: our bug, never the requester's."""
 

@@ -7,7 +7,7 @@ receives one validates it (``sandbox.protocol``) before using a single field.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 import msgspec
 
@@ -100,3 +100,13 @@ class Report(msgspec.Struct, frozen=True, gc=False, array_like=True):
     fuel_exact: bool = True
     memory_bytes: int = 0
     duration_us: int = 0
+
+
+class ChildEnd(StrEnum):
+    """Why a sandbox child ended before its worker did; closed, it labels a metric.
+
+    DEADLINE: its job ran past it. CRASH: anything else, a malformed reply included.
+    """
+
+    DEADLINE = "deadline"
+    CRASH = "crash"

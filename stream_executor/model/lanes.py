@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+# Most requests that any deployment lets one transaction carry.
+MOST_COMMIT_REQUESTS = 10_000
+
 
 class LaneState(StrEnum):
     """What a lane does now; closed, it labels a metric.

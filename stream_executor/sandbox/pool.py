@@ -30,7 +30,7 @@ import structlog
 
 from stream_executor.model.codes import Code
 from stream_executor.model.errors import ConfigError, MisuseError
-from stream_executor.model.job import Report
+from stream_executor.model.job import ChildEnd, Report
 from stream_executor.sandbox import protocol
 from stream_executor.sandbox.compile import Compiler
 from stream_executor.sandbox.engine import (
@@ -97,7 +97,7 @@ class SandboxPool:
         self.engine = engine_identity()
         self.engine_config_s256 = config_s256(config.max_stack_bytes)
         self.hardening: tuple[str, ...] = ()
-        self.ended = {"deadline": 0, "crash": 0}
+        self.ended = dict.fromkeys(ChildEnd, 0)
         self._compiler = Compiler(config)
         self._modules = ModuleStore(
             config.artefact_cache_bytes, self._compiler, load_module, self._settled,
@@ -400,7 +400,8 @@ class SandboxPool:
         if child.hello is None and started is not None and not started.done():
             started.set_exception(ConfigError(f"a sandbox child does not start: {why}"))
             return
-        self.ended["crash" if child.killed_for is None else "deadline"] += 1
+        late = child.killed_for is not None
+        self.ended[ChildEnd.DEADLINE if late else ChildEnd.CRASH] += 1
         _log.warning("sandbox.child_ended", pid=child.process.pid, why=why)
         if child.busy:
             self._decide(child)

@@ -22,6 +22,7 @@ from stream_executor.audit.project import JsonObject, project, unknown
 from stream_executor.audit.segments import Leaf, SegmentParser
 from stream_executor.model.audit import RequestExecuted, RequestRefused, Seal
 from stream_executor.model.errors import IntegrityError, MalformedError
+from stream_executor.model.lanes import MOST_COMMIT_REQUESTS
 from stream_executor.modules.view import ControlView
 from stream_executor.services.control_reading import LogReader, read_control
 from stream_executor.wire.avro import decode
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from stream_executor.model.control import ResumeOrdered
 
 POLL_S = 0.5
-# A transaction holds at most 500 requests' events; this many records back there is
-# certainly a seal.
-_LOOK_BACK = 1_024
+# So many records back there is certainly a seal: a transaction has an event for each
+# request at most, and few leaves beside them.
+LOOK_BACK = MOST_COMMIT_REQUESTS + 1_024
 
 
 class TimedLogReader(LogReader, Protocol):
@@ -155,7 +156,7 @@ async def _replay_start(
     offset = await reader.offset_for_time(topic, partition, asked.since_ms)
     if offset is None:
         offset = await reader.end_offset(topic, partition)
-    return max(begin, offset - _LOOK_BACK)
+    return max(begin, offset - LOOK_BACK)
 
 
 async def tail(
@@ -180,7 +181,7 @@ async def tail(
         begin = await reader.begin_offset(topics.audit, partition)
         end = await reader.end_offset(topics.audit, partition)
         # A marker follows each transaction, so leaves are fewer than offsets.
-        start = max(begin, end - 2 * last - _LOOK_BACK)
+        start = max(begin, end - 2 * last - LOOK_BACK)
         logs.append(_Followed(SealedLog(view, partition), start))
     shown: deque[JsonObject]
     for log in logs:

@@ -24,6 +24,7 @@ from stream_executor.lane.admission import MAX_CLOCK_LEAD_MS
 from stream_executor.lane.audit_log import Expected
 from stream_executor.lane.crosschecks import hold_control, way_back
 from stream_executor.lane.damage import (
+    BRING_BACK,
     Damage,
     DamagedError,
     WayBack,
@@ -151,8 +152,8 @@ async def _diagnose(
         )  # fmt: skip
     except (IntegrityError, MalformedError) as error:
         return Diagnosis(
-            partition, "unreadable", f"{topics.audit}-{partition}", str(error),
-            "bring the audit log back as it was written", None, -1,
+            partition, Damage.UNREADABLE, f"{topics.audit}-{partition}", str(error),
+            BRING_BACK, None, -1,
         )  # fmt: skip
     except FencedError:
         pass  # somebody writes it while we read: it runs

@@ -24,6 +24,7 @@ from stream_executor.model.audit import (
     Seal,
 )
 from stream_executor.model.errors import BrokerRefusedError, MalformedError
+from stream_executor.services.audit_reading import LOOK_BACK
 from stream_executor.wire.avro import CODECS, class_of, decode
 from stream_executor.wire.results import decode_result
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 # An answer is appended after its request, but by clocks that differ.
 _CLOCKS_MS = 60_000
-# A transaction holds at most 500 answers: this far back there is certainly a seal.
-_LOOK_BACK = 1_024
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -181,7 +180,7 @@ class _Teller:
         if record is not None:
             since_ms = record.timestamp - _CLOCKS_MS
             offset = await reader.offset_for_time(topic, partition, since_ms)
-            begin = max(begin, (end if offset is None else offset) - _LOOK_BACK)
+            begin = max(begin, (end if offset is None else offset) - LOOK_BACK)
         return begin, end
 
     async def _events(

@@ -139,9 +139,6 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """Everything that is the same for all workers of one supervisor.
 
     Attributes:
-        app_id: first part of client ids and, unless set, of group and audience. Not of
-            transactional ids: those name the resource, so that any writer of whatever
-            deployment fences the other.
         operator_public_key: 32 bytes, the trust root.
         result_encoding: ``json`` or ``avro``.
         policy_path: policy file (TOML), or None; read again at a reload.
@@ -153,7 +150,6 @@ class WorkerSettings(msgspec.Struct, frozen=True):
         log_level: ``debug``, ``info``, ``warn`` or ``error``.
     """
 
-    app_id: str
     operator_public_key: bytes
     topics: Topics
     ceilings: Ceilings

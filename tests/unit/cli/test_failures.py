@@ -38,7 +38,7 @@ SUBMISSION = Submission("wasm.requests", 1, 7, "r-1")
         (OrderRefusedError("x"), "REFUSED", Exit.USAGE),
         (errors.MalformedError("x"), "REFUSED", Exit.USAGE),
         (errors.ConfigError("x"), "CONFIG", Exit.CONFIGURATION),
-        (errors.ConfigError("topics are not as they must be:\ny"), "TOPICS", 4),
+        (errors.TopicDriftError("topics are not as they must be:\ny"), "TOPICS", 4),
         (SettingsError(["a", "b"]), "CONFIG", Exit.CONFIGURATION),
         (errors.BrokerRefusedError("x", "not_authorised"), "KAFKA_REFUSED", 4),
         (errors.BrokerRefusedError("x", "unknown_topic"), "TOPICS", 4),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stream_executor.audit.key_files import public_key
+from stream_executor.cli import main
 from stream_executor.cli.failures import CommandError
 from stream_executor.cli.invocation import Asked, reference
 from stream_executor.cli.reach import Reach
@@ -14,6 +17,7 @@ from stream_executor.client.credentials import (
     CredentialTopics,
     write_credentials,
 )
+from stream_executor.model.errors import ConfigError
 from stream_executor.model.request import Bytes, Call, Wasi
 
 if TYPE_CHECKING:
@@ -55,6 +59,18 @@ def test_the_configuration_is_what_there_is_if_nothing_is_said() -> None:
     assert reach.connection.bootstrap_servers == "configured:1"
     assert reach.topics.requests == "configured"
     assert reach.operator_public_key().hex() == KEY
+
+
+def test_a_key_with_a_slash_is_no_path(tmp_path: Path) -> None:
+    raw = bytes([255]) * 32
+    text = base64.b64encode(raw).decode()
+    assert "/" in text
+    assert public_key(text) == raw
+    (tmp_path / "key.hex").write_text(raw.hex())
+    assert public_key(str(tmp_path / "key.hex")) == raw
+    assert Reach().operator_public_key(text) == raw
+    with pytest.raises(ConfigError, match="no Ed25519 public key"):
+        public_key("/no/such/file" * 50)
 
 
 def test_credentials_need_no_configuration(
@@ -160,3 +176,12 @@ def test_a_module_is_a_file_or_a_name(tmp_path: Path) -> None:
     for wrong in ("n", "folder/n@1"):
         with pytest.raises(CommandError, match="no file and no module"):
             reference(wrong)
+
+
+def test_a_secret_is_rotated_in_the_file_that_is_in_use(tmp_path: Path) -> None:
+    config = tmp_path / "config.env"  # as WASM_EXECUTOR_ENV_FILE names it
+    before = f"JWT_SECRET={'5a' * 32}\n"
+    config.write_text(config.read_text() + before)
+    assert main.main(["keys", "rotate-secret"]) == 0
+    assert "JWT_SECRET=" in config.read_text()
+    assert before not in config.read_text()

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from stream_executor.cli.app import app
-from stream_executor.lane.damage import Damage
+from stream_executor.lane.damage import MEANINGS, Damage
 
 PAGE = Path(__file__).parents[3] / "docs" / "recovery.md"
 
 
 def test_every_kind_of_damage_has_a_row() -> None:
     halted, _, _ = PAGE.read_text().partition("## What the service says")
-    rows = re.findall(r"^\| `([a-z_]+)`", halted, re.MULTILINE)
-    assert rows == sorted(rows, key=rows.index)
-    assert set(rows) == {damage.value for damage in Damage}
+    rows = re.findall(r"^\| `([a-z_]+)` \| (.*) \| (.*) \|$", halted, re.MULTILINE)
+    assert {name: (happened, resume) for name, happened, resume in rows} == {
+        damage.value: (MEANINGS[damage].happened, MEANINGS[damage].resume)
+        for damage in Damage
+    }
 
 
 def test_its_commands_exist() -> None:
