@@ -162,7 +162,7 @@ class Intake:
 
         It is no request's fault, so none is answered for it; the log decides anew.
         """
-        for entry in self.window.drain():
+        for entry in self.window.held:
             if isinstance(entry, Admitted) and entry.job.module_s256 == s256:
                 self.fail(error)
                 return
@@ -427,7 +427,7 @@ class Intake:
         """Drop everything: another life begins with the log."""
         self.close()
         self._ended = True
-        for entry in self.window.drain():
+        for entry in self.window.held:
             if isinstance(entry, Admitted) and entry.inline:
                 self._world.modules.release_inline(entry.job.module_s256)
         if self._waiting is not None:

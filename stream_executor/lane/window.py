@@ -91,8 +91,9 @@ class InFlightWindow:
         self._finished = at
         return at > before
 
-    def drain(self) -> Entries:
-        """Give everything that is held, finished or not; for one that gives up."""
+    @property
+    def held(self) -> Entries:
+        """Everything that is held, finished or not."""
         return self._entries
 
     def peek(self) -> Entries:
