@@ -26,7 +26,6 @@ from stream_executor.model.errors import ConfigError
 
 SECRET_BYTES = 32
 _MODE = 0o600
-_LONGEST_NAME = 255
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:
@@ -70,16 +69,23 @@ def public_key(text_or_path: str) -> bytes:
         ConfigError: it is neither.
     """
     text = text_or_path
-    if len(text) <= _LONGEST_NAME and "\n" not in text and Path(text).is_file():
+    if "\n" not in text and _is_file(text):
         text = _read(Path(text))
     try:
         return read_public_key(text)
     except ValueError as error:
         message = (
-            f"{text_or_path[:80]!r} is no Ed25519 public key: {error}; give 64 hex "
-            "digits, or a file with the key in PEM"
+            f"{text_or_path[:80]!r} is neither a file that can be read nor an Ed25519 "
+            f"public key: {error}; give 64 hex digits, or a file with the key in PEM"
         )
         raise ConfigError(message) from error
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # no name that a file may have, or a folder that is closed to us
+        return False
 
 
 def private_key_at(path: Path) -> tuple[Ed25519PrivateKey, bool]:

@@ -28,7 +28,7 @@ def explain(
     word: Annotated[
         str | None,
         typer.Argument(
-            metavar="[CODE|STATUS|EXIT]",
+            metavar="[NAME|EXIT]",
             help="All of them if left out.",
         ),
     ] = None,
@@ -54,7 +54,7 @@ def explain(
         return
     say(f"{found['name']}  ({found['kind']})")
     say(found["meaning"])
-    for label in ("status", "exit"):
+    for label in ("status", "exit", "resume"):
         if label in found:
             say(f"{label}: {found[label]}")
     if "remedy" in found:
@@ -114,7 +114,8 @@ def _entries() -> dict[str, dict[str, Any]]:
             "name": damage.value,
             "kind": "damage",
             "meaning": f"A lane halts: {told.happened}.",
-            "remedy": f"wasm-executor lane resume: {told.resume}",
+            "resume": told.resume,
+            "remedy": "wasm-executor audit doctor",
         }
     for name, kind in KINDS.items():
         entries[name] = {

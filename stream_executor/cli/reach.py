@@ -153,12 +153,26 @@ class Reach:
         Raises:
             ConfigError: the properties make no connection.
         """
+        connection, _ = self._connecting
+        return connection
+
+    @property
+    def used_properties(self) -> dict[str, str]:
+        """What of ``properties`` the connection rests on; errors as there.
+
+        An environment may hold more of that look, such as KAFKA_HEAP_OPTS.
+        """
+        _, unused = self._connecting
+        return {n: v for n, v in self.properties.items() if n not in unused}
+
+    @cached_property
+    def _connecting(self) -> tuple[KafkaConnection, tuple[str, ...]]:
         from stream_executor.kafka.connection import from_properties
 
         connection, unused = from_properties(self.properties)
         if unused:  # a misspelt name must not pass in silence
             hint(f"Kafka properties that are not used: {', '.join(unused)}")
-        return connection
+        return connection, unused
 
     @cached_property
     def topics(self) -> TopicNames:

@@ -17,6 +17,7 @@ from stream_executor.cli.reach import EnvFile, Reach, with_reach
 
 if TYPE_CHECKING:
     from stream_executor.services.ceremony import CeremonyReport
+    from stream_executor.settings import Settings
 
 
 def run(*, env_file: EnvFile = None) -> int:
@@ -96,14 +97,20 @@ def init(
     """
     previous = dict(map(_previous, previous_log or ()))
     with progress("beginning the deployment"):
-        report, audience = asyncio.run(_init(reach, keys, partitions, name, previous))
+        report = asyncio.run(_init(reach, keys, partitions, name, previous))
     from stream_executor.services.first_credentials import write_first
+    from stream_executor.settings import reveal
 
+    configured = _configured(reach)
     servers = reach.connection.bootstrap_servers
     lines = [
         *report.settings_lines,
         *write_first(
-            keys, servers, audience, reach.topics, configured=_configured_secret(reach)
+            keys,
+            servers,
+            report.audience,
+            reach.topics,
+            configured="" if configured is None else reveal(configured.jwt_secret),
         ),
         f"KAFKA_BOOTSTRAP_SERVERS={servers}",
     ]
@@ -131,14 +138,10 @@ def init(
     )
 
 
-def _configured_secret(reach: Reach) -> str:
-    """Give the JWT_SECRET of the configuration, if it is this service's at all."""
-    from stream_executor.settings import reveal
-
+def _configured(reach: Reach) -> Settings | None:
+    """Give the configuration, if it is this service's at all."""
     elsewhere = reach.credentials is not None or reach.bootstrap_server is not None
-    if elsewhere and reach.env_file is None:
-        return ""
-    return reveal(reach.settings.jwt_secret)
+    return None if elsewhere and reach.env_file is None else reach.settings
 
 
 async def _init(
@@ -147,7 +150,7 @@ async def _init(
     partitions: int | None,
     name: str,
     previous: dict[int, bytes],
-) -> tuple[CeremonyReport, str]:
+) -> CeremonyReport:
     from stream_executor.cli.topics import specs_of
     from stream_executor.kafka.admin import KafkaAdmin
     from stream_executor.kafka.appender import Appender
@@ -160,13 +163,16 @@ async def _init(
         if grave := [change for change in left if change.matters]:
             raise CommandError("TOPICS", "topics need a person", cause=str(grave[0]))
         cluster = await admin.cluster()
-    deployment = Deployment(name, cluster.cluster_id, topics, previous_logs=previous)
+    configured = _configured(reach)
+    deployment = Deployment(
+        name, cluster.cluster_id, topics,
+        None if configured is None else configured.audience, previous,
+    )  # fmt: skip
     async with PartitionReader(connection) as reader, Appender(connection) as appender:
-        report = await perform(
+        return await perform(
             deployment, prepare_keys(keys), reader, appender,
             lambda: time.time_ns() // 1_000_000,
         )  # fmt: skip
-    return report, f"{name}/{cluster.cluster_id}"
 
 
 def _previous(text: str) -> tuple[int, bytes]:

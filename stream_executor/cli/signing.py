@@ -24,7 +24,7 @@ async def client_of(reach: Reach, *, results: bool) -> ExecutorClient:
         signer=await signer_of(reach),
         requests_topic=reach.topics.requests,
         results_topic=reach.topics.results,
-        kafka_properties=reach.properties,
+        kafka_properties=reach.used_properties,
         results=results,
     )
 

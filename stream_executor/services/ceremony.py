@@ -99,11 +99,13 @@ class CeremonyReport(msgspec.Struct, frozen=True):
         settings_lines: for config.env.
         done: one line for each thing that was made now; empty on a second run.
         log_ids: log_id of every audit partition, by partition.
+        audience: what the control chain says, whoever began it.
     """
 
     settings_lines: list[str]
     done: list[str]
     log_ids: list[bytes]
+    audience: str
 
 
 def prepare_keys(folder: Path) -> CeremonyKeys:
@@ -150,6 +152,7 @@ async def perform(
         keys.settings_lines,
         [*keys.made, *ceremony.done],
         [log_id for log_id in log_ids if log_id is not None],
+        ceremony.audience,
     )
 
 
@@ -195,6 +198,11 @@ class _Ceremony:
         await read_control(self._reader, self._topics.control, self._view)
         count = counts[topics.audit]
         return [await self._log_id(partition, count) for partition in range(count)]
+
+    @property
+    def audience(self) -> str:
+        """What tokens must name."""
+        return self._view.audience
 
     async def begin_control(self) -> None:
         """Say genesis and the first keys, as far as nobody has."""

@@ -237,11 +237,11 @@ class DevStack:
         )
 
         self._tell("creating topics and keys")
-        report, audience = asyncio.run(self._ceremony())
+        report = asyncio.run(self._ceremony())
         keys = self.folder / "keys"
         lines = [
             *report.settings_lines,
-            *write_first(keys, self.bootstrap, audience, TopicNames()),
+            *write_first(keys, self.bootstrap, report.audience, TopicNames()),
         ]
         begun = _Begun(
             dict(line.split("=", 1) for line in lines),
@@ -250,7 +250,7 @@ class DevStack:
         (self.folder / "begun.json").write_bytes(msgspec.json.encode(begun))
         return begun
 
-    async def _ceremony(self) -> tuple[CeremonyReport, str]:
+    async def _ceremony(self) -> CeremonyReport:
         from stream_executor.kafka.admin import KafkaAdmin  # noqa: PLC0415 - first start
         from stream_executor.kafka.appender import Appender  # noqa: PLC0415
         from stream_executor.kafka.connection import (  # noqa: PLC0415
@@ -275,10 +275,9 @@ class DevStack:
             PartitionReader(connection) as reader,
             Appender(connection) as appender,
         ):
-            report = await perform(
+            return await perform(
                 deployment, keys, reader, appender, lambda: time.time_ns() // 1_000_000
             )
-        return report, f"{_NAME}/{cluster.cluster_id}"
 
     def _start_executor(self, begun: _Begun) -> None:
         self._tell("starting the executor")

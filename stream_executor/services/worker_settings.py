@@ -59,7 +59,7 @@ class TokenRules(msgspec.Struct, frozen=True):
     Attributes:
         max_lifetime_s: most seconds between iat and exp (JWT_EXPIRY_MINUTES).
         max_append_age_s: most seconds between iat and the record's append time.
-        audience: the required aud; None means ``<app id>/<cluster id>``.
+        audience: the required aud; None means what the control chain says.
         secret_issuers: issuers that JWT_SECRET may speak for.
         jwks_path: JWKS file, or None; read again at a reload.
         jwks_url: JWKS address, or None.

@@ -69,8 +69,9 @@ def test_a_key_with_a_slash_is_no_path(tmp_path: Path) -> None:
     (tmp_path / "key.hex").write_text(raw.hex())
     assert public_key(str(tmp_path / "key.hex")) == raw
     assert Reach().operator_public_key(text) == raw
-    with pytest.raises(ConfigError, match="no Ed25519 public key"):
-        public_key("/no/such/file" * 50)
+    for name in ("/no/such/file", "/no/such/file" * 50, "ä" * 200):
+        with pytest.raises(ConfigError, match="neither a file that can be read nor"):
+            public_key(name)
 
 
 def test_credentials_need_no_configuration(

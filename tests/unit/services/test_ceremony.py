@@ -185,6 +185,16 @@ async def test_another_operators_deployment_is_refused(
     assert topic.appended == before
 
 
+async def test_a_second_run_says_the_audience_that_the_first_one_wrote(
+    keys: CeremonyKeys,
+) -> None:
+    topic = Topic()
+    first = await begin(topic, keys)
+    renamed = Deployment("renamed", "cluster-1", TOPICS)
+    again = await perform(renamed, keys, topic, topic, lambda: 7)
+    assert first.audience == again.audience == "prod/cluster-1"
+
+
 async def test_another_clusters_log_is_refused(keys: CeremonyKeys) -> None:
     topic = Topic()
     await begin(topic, keys)
