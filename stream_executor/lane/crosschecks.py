@@ -37,11 +37,9 @@ if TYPE_CHECKING:
 
     from stream_executor.audit.segments import Segment
     from stream_executor.lane.audit_log import AuditLog, Expected
-    from stream_executor.lane.head import LaneHead
     from stream_executor.lane.ports import LogReader
     from stream_executor.lane.recovery import Recovered
     from stream_executor.model.audit import Seal
-    from stream_executor.model.control import ResumeOrdered
     from stream_executor.model.record import Range
 
 _FIRST_RESULTS = 8  # a result may be as large as a record
@@ -154,11 +152,6 @@ async def hold_replay_window(log: AuditLog, recovered: Recovered, first: Seal) -
         remedy=f"wait until {utc(over_ms + CLOCKS_APART_MS)}, then "
         + resume_with(partition),
     )
-
-
-def order_is_for(order: ResumeOrdered, head: LaneHead) -> bool:
-    """Tell whether an order names exactly this head."""
-    return (order.head_seq, order.head) == (head.chain.seq - 1, head.chain.hash)
 
 
 def way_back(

@@ -20,6 +20,9 @@ from stream_executor.model.record import Range
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from stream_executor.lane.head import LaneHead
+    from stream_executor.model.control import ResumeOrdered
+
 
 class Damage(StrEnum):
     """Kinds of damage; the strings never change."""
@@ -168,6 +171,11 @@ def resume_with(partition: int) -> str:
 def begin_anew(partition: int, previous_log: bytes) -> str:
     """Give the command that begins another log where this one was lost or left."""
     return f"`wasm-executor init --previous-log {partition}={previous_log.hex()}`"
+
+
+def order_is_for(order: ResumeOrdered, head: LaneHead) -> bool:
+    """Tell whether an order names exactly this head."""
+    return (order.head_seq, order.head) == (head.chain.seq - 1, head.chain.hash)
 
 
 def span(start: int, end: int) -> tuple[Range, ...]:

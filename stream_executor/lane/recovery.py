@@ -32,11 +32,8 @@ from stream_executor.lane.audit_log import (
     no_genesis,
     read_root,
 )
-from stream_executor.lane.crosschecks import (
-    cross_check,
-    hold_replay_window,
-    order_is_for,
-)
+from stream_executor.lane.crosschecks import cross_check, hold_replay_window
+from stream_executor.lane.damage import order_is_for
 from stream_executor.lane.head import (
     CLOCKS_APART_MS,
     LEAST_HORIZON_MS,

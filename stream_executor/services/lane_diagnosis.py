@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from stream_executor.lane import ports
-    from stream_executor.lane.ports import LogReader
     from stream_executor.lane.recovery import Recovered
     from stream_executor.model.audit import Seal
     from stream_executor.modules.view import ControlView
@@ -167,7 +166,7 @@ def _now_ms() -> int:
 
 
 async def hold_waiting(
-    reader: LogReader,
+    reader: ports.LogReader,
     prover: ports.GapProver,
     topic: str,
     recovered: Recovered,
