@@ -74,8 +74,10 @@ def public_key(text_or_path: str) -> bytes:
     try:
         return read_public_key(text)
     except ValueError as error:
+        # Somebody may have pasted a private key: only what may be a name is quoted.
+        shown = "the text" if "\n" in text_or_path else repr(text_or_path[:80])
         message = (
-            f"{text_or_path[:80]!r} is neither a file that can be read nor an Ed25519 "
+            f"{shown} is neither a file that can be read nor an Ed25519 "
             f"public key: {error}; give 64 hex digits, or a file with the key in PEM"
         )
         raise ConfigError(message) from error

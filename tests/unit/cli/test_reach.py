@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stream_executor.audit.key_files import public_key
+from stream_executor.audit.signing import public_bytes
+from stream_executor.auth.inspection import inspect_token
 from stream_executor.cli import main
 from stream_executor.cli.failures import CommandError
 from stream_executor.cli.invocation import Asked, reference
 from stream_executor.cli.reach import Reach
+from stream_executor.cli.signing import signer_of
 from stream_executor.client.credentials import (
     Credentials,
     CredentialTopics,
@@ -19,6 +22,10 @@ from stream_executor.client.credentials import (
 )
 from stream_executor.model.errors import ConfigError
 from stream_executor.model.request import Bytes, Call, Wasi
+from stream_executor.modules.orders import Orders
+from stream_executor.modules.view import ControlView
+from stream_executor.services import speaking
+from tests.lane_world import OPERATOR
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +79,14 @@ def test_a_key_with_a_slash_is_no_path(tmp_path: Path) -> None:
     for name in ("/no/such/file", "/no/such/file" * 50, "ä" * 200):
         with pytest.raises(ConfigError, match="neither a file that can be read nor"):
             public_key(name)
+
+
+def test_a_private_key_that_was_pasted_for_a_public_one_is_not_quoted() -> None:
+    secret = base64.b64encode(bytes(range(48))).decode()
+    pasted = f"-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----\n"
+    with pytest.raises(ConfigError) as caught:
+        public_key(pasted)
+    assert secret[:8] not in str(caught.value)
 
 
 def test_credentials_need_no_configuration(
@@ -186,3 +201,32 @@ def test_a_secret_is_rotated_in_the_file_that_is_in_use(tmp_path: Path) -> None:
     assert main.main(["keys", "rotate-secret"]) == 0
     assert "JWT_SECRET=" in config.read_text()
     assert before not in config.read_text()
+
+
+async def test_commands_sign_for_the_audience_that_init_wrote(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever APP_ID is now: workers ask for what the control chain says."""
+    view = ControlView(public_bytes(OPERATOR))
+    orders = Orders(view, OPERATOR, 1)
+    view.apply(0, 1, orders.genesis("first name", "c1", "first name/c1"))
+
+    async def read_view(*_: object) -> ControlView:
+        return view
+
+    monkeypatch.setattr(speaking, "read_view", read_view)
+    config = tmp_path / "config.env"
+    more = f"JWT_SECRET={bytes(range(32, 72)).hex()}\nWASM_EXECUTOR_APP_ID=renamed\n"
+    config.write_text(config.read_text() + more)
+    token = (await signer_of(Reach())).sign("topic", 0, b"value", now_s=1)
+    claims = inspect_token(token).claims
+    assert claims is not None
+    assert claims["aud"] == "first name/c1"
+
+
+def test_properties_that_are_none_of_a_connections_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KAFKA_HEAP_OPTS", "-Xmx1g")
+    assert Reach().used_properties == {"bootstrap.servers": "configured:1"}
+    assert "heap.opts" in capsys.readouterr().err
