@@ -1,4 +1,4 @@
-"""A steady stream of signed requests, and how far its answers are."""
+"""An executor behind the proxy; a steady stream of requests and of their answers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,24 @@ from tests.integration.test_exactly_once import outgoing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from tests.deployment import TestDeployment
+    from tests.deployment import Executor, TestDeployment
+    from tests.faults.proxy import FaultProxy
 
 _TOGETHER = 10  # requests of one append
 _PAUSE_S = 0.05
 _WITHIN_S = 60.0
+
+
+async def start_behind(proxy: FaultProxy, made: TestDeployment) -> Executor:
+    """Start an executor whose every connection is the proxy's; wait until it is ready.
+
+    It gives up on answers early, so that a fault need not last.
+    """
+    executor = made.start(
+        KAFKA_BOOTSTRAP_SERVERS=proxy.address, KAFKA_REQUEST_TIMEOUT_MS="2000"
+    )
+    await executor.ready()
+    return executor
 
 
 class Load:

@@ -1,7 +1,7 @@
 """Attacks on the design, on a whole executor: what each breaks, and that it does not.
 
-Numbers are those of the project's fact page on attacks; which test is for which, and
-why some have none here, says the table in ``test_hazards``.
+The numbers are those of the table in ``test_hazards``: what each is, which test is for
+it, and why some have none here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stream_executor.model.scalars import ValueType, pack_value
 from stream_executor.wire.avro import CODECS, class_of
 from stream_executor.wire.requests import encode_json
 from tests.deployment import ADD, Executor, TestDeployment, deployment
-from tests.faults.load import load
+from tests.faults.load import load, start_behind
 from tests.faults.proxy import Api, Do, FaultProxy
 from tests.integration.test_exactly_once import all_answered, outgoing, request
 
@@ -57,10 +57,7 @@ async def test_a_brokers_hiccups_make_nobody_suspect(
     """A10: one process acquires again and again at one offset; it has not died."""
     async with deployment(kafka_bootstrap, tmp_path, 1) as made:
         await made.publish("add@1", ADD)
-        executor = made.start(
-            KAFKA_BOOTSTRAP_SERVERS=proxy.address, KAFKA_REQUEST_TIMEOUT_MS="2000"
-        )
-        await executor.ready()
+        executor = await start_behind(proxy, made)
         await executor.serving(1)
         fault = proxy.rule(Do.CUT_BEFORE, Api.END_TXN, client=LANE)
         async with Appender(made.connection) as appender, asyncio.timeout(60):
@@ -235,23 +232,36 @@ async def test_out_of_touch_with_the_control_topic_nothing_is_decided(
     """A14: who is denied meanwhile does not get through to a worker that is cut off."""
     async with deployment(kafka_bootstrap, tmp_path, 1) as made:
         await made.publish("add@1", ADD)
-        executor = made.start(
-            KAFKA_BOOTSTRAP_SERVERS=proxy.address, KAFKA_REQUEST_TIMEOUT_MS="2000"
-        )
-        await executor.ready()
+        executor = await start_behind(proxy, made)
         await executor.serving(1)
         proxy.rule(Do.DROP_RESPONSE, Api.FETCH, client="reader", times=MANY)
         await not_ready(executor)
         await deny(made, "culprit")
         async with Appender(made.connection) as appender:
             offset = await made.ask(appender, 0, request(1), made.signer("culprit"))
-        await asyncio.sleep(3.0)  # long enough for whoever would decide
+        await looked(proxy, 2)  # in vain
         assert await made.records(made.topics.results, 0) == []
         proxy.clear()
         assert await code(made, 0, offset) == "auth_revoked"
         assert RequestRefused in {kind for kind, _ in await leaves(made, 0)}
         await executor.ready()
         assert await executor.stop() == 0
+
+
+async def looked(proxy: FaultProxy, times: int) -> None:
+    """Wait until the control topic was asked so many times more."""
+
+    def asked() -> int:
+        return sum(
+            count
+            for (client, api), count in proxy.seen.items()
+            if api == Api.FETCH and client.endswith("reader")
+        )
+
+    until = asked() + times
+    async with asyncio.timeout(OUT_OF_TOUCH_S):
+        while asked() < until:  # noqa: ASYNC110 - the proxy counts, it does not tell
+            await asyncio.sleep(0.05)
 
 
 async def not_ready(executor: Executor) -> None:

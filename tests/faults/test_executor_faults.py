@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.deployment import ADD, deployment
-from tests.faults.load import load
+from tests.faults.load import load, start_behind
 from tests.faults.proxy import Api, Do, FaultProxy
 from tests.integration.test_exactly_once import all_answered, verifies
 
@@ -48,10 +48,7 @@ async def test_each_fault_once_under_load(
 ) -> None:
     async with deployment(kafka_bootstrap, tmp_path, 2) as made:
         await made.publish("add@1", ADD)
-        executor = made.start(
-            KAFKA_BOOTSTRAP_SERVERS=proxy.address, KAFKA_REQUEST_TIMEOUT_MS="2000"
-        )
-        await executor.ready()
+        executor = await start_behind(proxy, made)
         async with load(made) as running:
             await running.progress()
             for do, api, client, code in EACH_ONCE:

@@ -20,6 +20,7 @@ from stream_executor.audit.replay import (
     table_row,
 )
 from stream_executor.audit.report import Verdict
+from stream_executor.model.lanes import MOST_COMMIT_REQUESTS
 from stream_executor.model.record import PlainRecord
 from stream_executor.services.audit_reading import AuditSource, replay, tail
 from stream_executor.services.audit_verification import (
@@ -115,6 +116,18 @@ async def test_a_swapped_pair_of_results_is_still_one_for_each_event() -> None:
     log = honest_log()
     log.results[1], log.results[2] = log.results[2], log.results[1]
     assert (await verified(MemoryTopics(log), ALL)).verdict is Verdict.OK
+
+
+async def test_what_was_never_sealed_hides_no_leaf_from_whoever_looks_back() -> None:
+    """As many leaves as one transaction may carry stand behind the last seal."""
+    log = LogBuilder()
+    log.acquire()
+    log.transaction(3)
+    log.open_transaction()
+    for _ in range(MOST_COMMIT_REQUESTS):
+        log.executed()
+    shown = [row async for row in tail(source(MemoryTopics(log)), 2, follow=False)]
+    assert len(shown) == 2
 
 
 async def test_results_that_retention_removed_are_not_missed() -> None:
